@@ -1,0 +1,1 @@
+"""Ready search spaces (package data): one commented YAML file each."""

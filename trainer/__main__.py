@@ -1,0 +1,79 @@
+"""``python -m trainer config.yaml --out DIR``: one configuration, one run."""
+
+import sys
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("config_path", metavar="CONFIG", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    "out_dir",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Directory of the run; a stopped run in it goes on.  [default: runs/CONFIG's name]",
+)
+@click.option("--open-test", is_flag=True, help="Afterwards evaluate on the sealed test set, once.")
+def main(config_path: Path, out_dir: Path | None, open_test: bool) -> None:
+    """Train the group that CONFIG (YAML) describes, and write its leader and result.json."""
+    from trainer.checkpoint import CheckpointError
+    from trainer.config import ConfigError
+    from trainer.data import DataError
+    from trainer.files import LockedError
+
+    out_dir = out_dir or Path("runs") / config_path.stem
+    try:
+        _train(config_path, out_dir, open_test)
+    except (ConfigError, DataError, CheckpointError, LockedError, OSError) as error:
+        click.echo(f"Error: {config_path}: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        click.echo(f"Stopped; the same command goes on from {out_dir}.", err=True)
+        sys.exit(130)
+    except FloatingPointError as error:
+        click.echo(f"Error: {error}; a lower lr is the usual remedy", err=True)
+        sys.exit(1)
+
+
+def _train(config_path: Path, out_dir: Path, open_test: bool) -> None:
+    from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from trainer.data import load_development_data
+    from trainer.run import TrainingRun, load_config
+    from trainer.sealed_test import evaluate_test
+
+    config = load_config(config_path)
+    data = load_development_data(config.data, cache_dir=out_dir)
+    columns = (
+        *Progress.get_default_columns()[:2],
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[state]}"),
+    )
+    with TrainingRun(config, data, out_dir) as run, Progress(*columns) as progress:
+        trainer = run.trainer
+        bar = progress.add_task("epochs", total=config.epochs, completed=trainer.epoch, state="")
+        while not trainer.finished:
+            report = run.step()
+            state = (
+                f"leader {report.leader_accuracy:.2%}  ensemble {report.ensemble_accuracy:.2%}  "
+                f"loss {report.train['total']:.3f}"
+            )
+            progress.update(bar, completed=trainer.epoch, state=state)
+        final = trainer.history[-1]
+    click.echo(
+        f"leader's validation accuracy {final.leader_accuracy:.4%} (last epoch, "
+        f"{len(data.validation)} images); written to {out_dir}"
+    )
+    if open_test:
+        log = out_dir / "test_openings.jsonl"
+        result = evaluate_test(
+            out_dir / "leader", config.data, log=log, reason=" ".join(sys.argv), cache_dir=out_dir
+        )
+        click.echo(f"leader's test accuracy {result.accuracy:.4%} ({result.num_images} images)")
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m trainer")

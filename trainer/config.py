@@ -1,0 +1,236 @@
+"""The description of one training run: every field with its unit, range and default.
+
+This module needs no torch, so that the driver can check a search space against it in milliseconds.
+Defaults are the paper's setting (Chen et al. 2020, "Online Knowledge Distillation with Diverse
+Peers", section 4.1) wherever the paper has one.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+
+DatasetName = Literal["digits", "fashion_mnist", "cifar10", "cifar100", "image_folder"]
+ModelName = Literal["resnet8", "resnet14", "resnet20", "resnet32", "resnet56", "resnet110"]
+MethodName = Literal["okddip"]
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return ``" (did you mean 'x'?)"`` for the closest known word, or an empty string."""
+    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (did you mean '{match[0]}'?)" if match else ""
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used.
+
+    Attributes:
+        problems: Pairs of the field's path (``("data", "root")``) and what is wrong with it.
+    """
+
+    def __init__(self, problems: list[tuple[tuple[str, ...], str]]) -> None:
+        self.problems = problems
+        super().__init__("; ".join(f"{'.'.join(path)}: {text}" for path, text in problems))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by the problems, from which the message is made."""
+        return type(self), (self.problems,)
+
+
+def describe_range(field: FieldInfo) -> str:
+    """Say in words which values a field takes: its choices, its interval or its type."""
+    parts: list[str] = []
+    for option, bounds in _alternatives(field.annotation, field.metadata):
+        if get_origin(option) is Literal:
+            parts.append("one of " + ", ".join(str(choice) for choice in get_args(option)))
+        elif get_origin(option) is tuple:
+            [(_, item_bounds)] = _alternatives(get_args(option)[0], [])
+            parts.append(f"a list of numbers{_interval(item_bounds)}")
+        elif option is type(None):
+            parts.append("null")
+        else:
+            parts.append(f"{_type_name(option)}{_interval(bounds)}")
+    return " or ".join(parts)
+
+
+def _alternatives(annotation: Any, metadata: list[Any]) -> list[tuple[Any, list[Any]]]:
+    if get_origin(annotation) is Annotated:
+        inner, *extra = get_args(annotation)
+        bounds = [m for e in extra for m in (e.metadata if isinstance(e, FieldInfo) else [e])]
+        return _alternatives(inner, metadata + bounds)
+    if get_origin(annotation) not in (None, Literal, tuple) and not isinstance(annotation, type):
+        return [pair for arm in get_args(annotation) for pair in _alternatives(arm, metadata)]
+    return [(annotation, metadata)]
+
+
+def _type_name(option: Any) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return names.get(option, "a mapping")
+
+
+def _interval(bounds: list[Any]) -> str:
+    low = next((f"[{b.ge}" if isinstance(b, Ge) else f"({b.gt}" for b in bounds
+                if isinstance(b, (Ge, Gt))), "(-inf")  # fmt: skip
+    high = next((f"{b.le}]" if isinstance(b, Le) else f"{b.lt})" for b in bounds
+                 if isinstance(b, (Le, Lt))), "inf)")  # fmt: skip
+    return "" if (low, high) == ("(-inf", "inf)") else f" in {low}, {high}"
+
+
+class StrictModel(BaseModel):
+    """A frozen pydantic model without type coercion whose errors name field, value and range."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    def __init__(self, /, **values: Any) -> None:
+        """Validate the values.
+
+        Raises:
+            ConfigError: A ``ValueError`` that lists every unknown or out-of-range field.
+        """
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError(_problems(type(self), error)) from None
+
+
+def _problems(model: type[BaseModel], error: ValidationError) -> list[tuple[tuple[str, ...], str]]:
+    found: dict[tuple[str, ...], str] = {}
+    for item in error.errors():
+        cause = item.get("ctx", {}).get("error")
+        name = str(item["loc"][0]) if item["loc"] else ""
+        if isinstance(cause, ConfigError):  # a nested model has spoken already
+            prefix = (name,) if name else ()
+            found.update({prefix + path: text for path, text in cause.problems})
+        elif item["type"] == "extra_forbidden":
+            found[(name,)] = f"unknown field{nearest(name, model.model_fields)}"
+        elif item["type"] == "missing":
+            found[(name,)] = f"is required: {describe_range(model.model_fields[name])}"
+        else:
+            hint = ""
+            if item["type"] == "literal_error" and isinstance(item["input"], str):
+                hint = nearest(item["input"], get_args(model.model_fields[name].annotation))
+            range_ = describe_range(model.model_fields[name])
+            found[(name,)] = f"{item['input']!r} is not {range_}{hint}"
+    return list(found.items())
+
+
+class DataConfig(StrictModel):
+    """Which images to train on, and how the training set is divided."""
+
+    name: DatasetName = Field("digits", description="data set")
+    root: str | None = Field(
+        None, description="folder of the files; null: the data set's usual place (digits need none)"
+    )
+    download: bool = Field(False, description="fetch cifar10, cifar100 or fashion_mnist if absent")
+    image_size: Annotated[int, Field(ge=8, le=512)] | None = Field(
+        None, description="pixels a side after resizing; null: native; image_folder needs it"
+    )
+    validation: Count | Fraction = Field(
+        0.1, description="validation images: a fraction of the training set, or their number"
+    )
+    train_limit: Count | None = Field(
+        None, description="train on a stratified subset of so many images; null: all"
+    )
+    split_seed: int = Field(
+        0, ge=0, lt=2**63, description="seed of the split; shared by all trials"
+    )
+    pad: Annotated[int, Field(ge=0, le=64)] | None = Field(
+        None, description="pixels of zero padding before the random crop; null: as usual"
+    )
+    flip: bool | None = Field(
+        None, description="horizontal flip; null: as usual (off where it changes the class)"
+    )
+
+    @model_validator(mode="after")
+    def _image_folder_is_complete(self) -> Self:
+        if self.name == "image_folder":
+            missing = [key for key in ("root", "image_size") if getattr(self, key) is None]
+            if missing:
+                raise ConfigError([((key,), "image_folder needs it") for key in missing])
+        return self
+
+
+class TrainConfig(StrictModel):
+    """One training run. Frozen; two equal configurations give equal runs on one machine.
+
+    Raises:
+        ConfigError: (a ``ValueError``) for unknown fields and values outside their range, naming
+            the field, the value and the range.
+    """
+
+    data: DataConfig = Field(default_factory=DataConfig, description="the images")
+    model: ModelName = Field("resnet32", description="network of every member")
+    width: float = Field(1.0, ge=0.125, le=8, description="factor on all channel counts")
+    structure: Literal["network", "branch"] = Field(
+        "branch", description="separate networks, or one trunk with a branch per member"
+    )
+    method: MethodName = Field("okddip", description="how the members teach each other")
+    num_peers: int = Field(3, ge=1, le=15, description="auxiliary peers P; the leader is one more")
+    temperature: float = Field(3.0, gt=0, le=100, description="softmax temperature T")
+    attention_dim: Annotated[int, Field(ge=1, le=4096)] | None = Field(
+        None, description="width d of the attention projections; null: feature width / 8"
+    )
+    peer_weight: float = Field(1.0, ge=0, le=100, description="λ₁, peers' distillation")
+    leader_weight: float = Field(1.0, ge=0, le=100, description="λ₂, leader's distillation")
+    ramp_epochs: Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, le=1)] = Field(
+        80 / 300,
+        description="ramp-up length R: epochs (whole number) or a fraction of the run (0.25)",
+    )
+    aggregate: Literal["logits", "probabilities"] = Field(
+        "logits", description="what attention averages: logits (authors' code) or probabilities"
+    )
+    detach_targets: bool = Field(
+        False, description="stop gradients through the targets (attention then learns nothing)"
+    )
+    epochs: int = Field(300, ge=1, le=100_000, description="passes over the training images")
+    batch_size: int = Field(128, ge=2, le=65_536, description="images a step")
+    lr: float = Field(0.1, gt=0, le=100, description="initial learning rate")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov momentum")
+    weight_decay: float = Field(5e-4, ge=0, le=1, description="L2 penalty on all parameters")
+    lr_schedule: Literal["multistep", "cosine"] = Field("multistep", description="lr over epochs")
+    lr_milestones: tuple[Fraction, ...] = Field(
+        (0.5, 0.75), strict=False, description="multistep: lr drops here (fractions of the run)"
+    )
+    lr_decay: float = Field(0.1, gt=0, le=1, description="multistep: factor at each drop")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the cross-entropy")
+    seed: int = Field(0, ge=0, lt=2**63, description="of weights, data order and augmentation")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA if there is one")
+    precision: Literal["fp32", "bf16", "auto"] = Field(
+        "fp32", description="bf16: autocast; auto: bf16 where the hardware has the instructions"
+    )
+    num_threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        None, description="CPU threads; null: all cores this process may use"
+    )
+
+    @model_validator(mode="after")
+    def _milestones_ascend(self) -> Self:
+        if list(self.lr_milestones) != sorted(set(self.lr_milestones)):
+            text = f"{list(self.lr_milestones)} is not strictly ascending"
+            raise ConfigError([(("lr_milestones",), text)])
+        return self
+
+    @property
+    def ramp_length(self) -> int:
+        """R in whole epochs: ``ramp_epochs``, or that fraction of the run."""
+        if isinstance(self.ramp_epochs, int):
+            return self.ramp_epochs
+        return round(self.ramp_epochs * self.epochs)
+
+    @property
+    def num_members(self) -> int:
+        """Group size m: the peers and the leader."""
+        return self.num_peers + 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain Python values, ready for YAML or JSON; ``TrainConfig(**d)`` restores it."""
+        return self.model_dump(mode="json")
+
+    def replace(self, changes: Mapping[str, Any]) -> "TrainConfig":
+        """Return a validated copy with some fields changed."""
+        return TrainConfig(**{**self.to_dict(), **changes})

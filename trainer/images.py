@@ -1,0 +1,82 @@
+"""Labelled images in memory, and what all modules that make them share."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Part = Literal["train", "test"]
+
+
+class DataError(ValueError):
+    """Data that is missing or cannot be used. The message says what, and what to do about it."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Labelled images of one size.
+
+    Attributes:
+        images_NCHW: uint8 in [0, 255]; possibly read-only memory, never write to it.
+        labels_N: int64 in [0, num_classes).
+        class_names: one per class, in the order of the labels.
+    """
+
+    images_NCHW: Tensor
+    labels_N: Tensor
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """Number of images N."""
+        return len(self.labels_N)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, including those without an image in this set."""
+        return len(self.class_names)
+
+    @property
+    def channels(self) -> int:
+        """1 (grey) or 3 (RGB)."""
+        return self.images_NCHW.shape[1]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.images_NCHW.shape[2], self.images_NCHW.shape[3]
+
+    def subset(self, indices: Tensor) -> "ImageSet":
+        """Return a copy of the images at int64 ``indices``, in that order."""
+        return ImageSet(self.images_NCHW[indices], self.labels_N[indices], self.class_names)
+
+
+def stratified_draw(
+    labels_N: Tensor, count: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Draw ``count`` of N images so that every class keeps its share, to within one image.
+
+    Returns:
+        Indices of the drawn images and of the others, int64, ascending.
+    """
+    total = len(labels_N)
+    sizes_C = labels_N.bincount()
+    quota_C = sizes_C * count // total
+    missing = count - int(quota_C.sum())
+    by_remainder = (sizes_C * count % total).argsort(descending=True, stable=True)
+    quota_C[by_remainder[:missing]] += 1
+
+    order_N = torch.randperm(total, generator=generator)
+    order_N = order_N[labels_N[order_N].argsort(stable=True)]  # by class, shuffled within it
+    sorted_N = labels_N[order_N]
+    rank_N = torch.arange(total) - (sizes_C.cumsum(0) - sizes_C)[sorted_N]
+    drawn_N = rank_N < quota_C[sorted_N]
+    return order_N[drawn_N].sort().values, order_N[~drawn_N].sort().values
+
+
+def some(items: Iterable[object], shown: int = 3) -> str:
+    """List the first few: ``"a, b, c and 4 more"``."""
+    texts = [str(item) for item in items]
+    more = f" and {len(texts) - shown} more" if len(texts) > shown else ""
+    return ", ".join(texts[:shown]) + more

@@ -1,0 +1,145 @@
+"""A run in a directory: every epoch is saved before it is reported, and a stopped run goes on."""
+
+import logging
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import yaml
+
+from trainer.checkpoint import DamagedCheckpointError
+from trainer.config import ConfigError, TrainConfig
+from trainer.data import DevelopmentData
+from trainer.engine import EpochReport, Trainer
+from trainer.files import LockedError, exclusive_lock, write_json
+from trainer.leader import LeaderInfo, save_leader
+
+logger = logging.getLogger(__name__)
+
+LOCK_WAIT_S = 60.0
+"""A worker of a killed driver goes on for some seconds before it ends and lets go of its run."""
+
+
+class TrainingRun:
+    """A Trainer with a home directory: lock, state, ``result.json``. Use it as a context manager.
+
+    Args:
+        config: The run.
+        data: Training and validation images.
+        directory: Made if absent. A state of the same run in it is gone on from; a damaged one is
+            started over.
+
+    Raises:
+        LockedError: Another process kept writing here.
+        CheckpointError: The directory holds a run of another configuration.
+    """
+
+    def __init__(self, config: TrainConfig, data: DevelopmentData, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        self._data = data
+        self._held = ExitStack()
+        _wait_for_lock(self._held, directory / "lock")
+        try:
+            self.trainer = Trainer(config, data)
+            self._resume()
+        except BaseException:
+            self._held.close()
+            raise
+
+    def _resume(self) -> None:
+        try:
+            self.trainer.load(self.directory)
+        except DamagedCheckpointError as error:
+            logger.warning("%s; the run starts over", error)
+            (self.directory / "result.json").unlink(missing_ok=True)
+        if self.trainer.finished and not (self.directory / "result.json").exists():
+            self._finish()  # it was killed after its last epoch was saved
+
+    def step(self) -> EpochReport:
+        """Run, save and return one epoch; the last one also writes the leader and the result."""
+        report = self.trainer.run_epoch()
+        self.trainer.save(self.directory)
+        if self.trainer.finished:
+            self._finish()
+        return report
+
+    def _finish(self) -> None:
+        """Write the leader and then ``result.json``, whose presence says that all is there."""
+        self._save_leader()
+        write_json(self.directory / "result.json", self.result())
+
+    def result(self) -> dict[str, Any]:
+        """Return the run's whole story in plain values."""
+        history = [report.to_dict() for report in self.trainer.history]
+        return {
+            "config": self.trainer.config.to_dict(),
+            "environment": self.trainer.environment(),
+            "data_fingerprint": self._data.fingerprint,
+            "epochs_done": self.trainer.epoch,
+            "seconds": sum(report.seconds for report in self.trainer.history),
+            "final": history[-1] if history else None,
+            "history": history,
+        }
+
+    def _save_leader(self) -> None:
+        trainer, images = self.trainer, self._data.train
+        info = LeaderInfo(
+            model=trainer.config.model,
+            width=trainer.config.width,
+            class_names=list(images.class_names),
+            input_shape=[images.channels, *images.size],
+            mean=list(self._data.mean_C),
+            std=list(self._data.std_C),
+            validation_accuracy=trainer.history[-1].leader_accuracy,
+            trained_with=trainer.config.to_dict(),
+        )
+        save_leader(self.directory / "leader", trainer.leader(), info)
+
+    def close(self) -> None:
+        """Let go of the directory."""
+        self._held.close()
+
+    def __enter__(self) -> Self:
+        """Return the run itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Let go of the directory."""
+        self.close()
+
+
+def _wait_for_lock(held: ExitStack, path: Path) -> None:
+    deadline = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            held.enter_context(exclusive_lock(path))
+            return
+        except LockedError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def load_config(path: Path) -> TrainConfig:
+    """Read a run's configuration from YAML (what ``best.yaml`` holds).
+
+    Raises:
+        ConfigError: It is not a valid configuration.
+        OSError: It cannot be read.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError([((str(path),), f"is not YAML: {error}")]) from None
+    if not isinstance(values, Mapping) or not all(isinstance(key, str) for key in values):
+        raise ConfigError([((str(path),), "is not a mapping of fields to values")])
+    return TrainConfig(**values)

@@ -1,0 +1,226 @@
+"""Reading each data set from its own files into uint8 tensors, one part at a time.
+
+A data set has two parts, ``"train"`` and ``"test"``, in separate files (digits: in a fixed
+division). Reading one opens no file of the other.
+"""
+
+import gzip
+import hashlib
+import io
+import math
+import pickle
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from trainer.config import DataConfig, DatasetName
+from trainer.image_folder import read_image_folder
+from trainer.images import DataError, ImageSet, Part, stratified_draw
+
+DEFAULT_ROOT = Path("data")  # under the working directory, where `root: null` looks and downloads
+_DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # package dataset-fashion-mnist
+_DIGITS_TEST_IMAGES, _DIGITS_TEST_SEED = 360, 20200
+
+_FASHION_CLASSES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
+    "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+
+
+def read_part(config: DataConfig, part: Part, cache_dir: Path | None = None) -> ImageSet:
+    """Read one part of a data set, at ``config.image_size`` if that is set.
+
+    `Trainer` must never ask for ``"test"``: only `trainer.sealed_test` does.
+
+    Args:
+        config: which data set, and where it is.
+        part: ``"train"`` (training and validation images) or ``"test"``.
+        cache_dir: where decoded images are kept (`image_folder` only); None: nowhere.
+
+    Raises:
+        DataError: the files are missing or damaged.
+    """
+    images = _SOURCES[config.name](config, part, cache_dir)
+    if config.image_size is None or images.size == (config.image_size, config.image_size):
+        return images
+    resized = _resize(images.images_NCHW, config.image_size)
+    return ImageSet(resized, images.labels_N, images.class_names)
+
+
+def _resize(images_NCHW: Tensor, side: int) -> Tensor:
+    """Resize to side × side: area means where that shrinks, bilinear where it grows."""
+    shrinks = side <= min(images_NCHW.shape[2:])
+    chunks = []
+    for start in range(0, len(images_NCHW), 1024):  # the whole set as floats might not fit
+        chunk = images_NCHW[start : start + 1024].float()
+        if shrinks:
+            resized = functional.adaptive_avg_pool2d(chunk, side)
+        else:
+            resized = functional.interpolate(
+                chunk, size=(side, side), mode="bilinear", antialias=True
+            )
+        chunks.append(resized.round().clamp(0, 255).byte())
+    return torch.cat(chunks)
+
+
+# scikit-learn's digits
+
+
+def _digits(config: DataConfig, part: Part, cache_dir: Path | None) -> ImageSet:
+    """1,797 images of 8 × 8: 360 for testing, always the same ones, and 1,437 for training."""
+    from sklearn.datasets import load_digits  # only this data set needs scikit-learn
+
+    bunch = load_digits()
+    grey_NHW = torch.from_numpy(bunch.images) * (255 / 16)
+    labels_N = torch.from_numpy(bunch.target).long()
+    images = ImageSet(grey_NHW.round().byte()[:, None], labels_N, tuple("0123456789"))
+    generator = torch.Generator().manual_seed(_DIGITS_TEST_SEED)
+    test, train = stratified_draw(labels_N, _DIGITS_TEST_IMAGES, generator)
+    return images.subset(test if part == "test" else train)
+
+
+# Fashion-MNIST: IDX files
+
+
+def _fashion_mnist(config: DataConfig, part: Part, cache_dir: Path | None) -> ImageSet:
+    """Read ``root/FashionMNIST/raw`` (torchvision's layout) or the files lying in ``root``."""
+    root = _root(config)
+    home = root / "FashionMNIST" / "raw"
+    folders = [*([] if config.root else [_DEBIAN_FASHION_MNIST]), home, root]
+    stem = "train" if part == "train" else "t10k"
+    names = (f"{stem}-images-idx3-ubyte", f"{stem}-labels-idx1-ubyte")
+    found = _find_idx(folders, names)
+    if not found and config.download:
+        from torchvision.datasets import FashionMNIST
+
+        mirrors = FashionMNIST.mirrors
+        _fetch([([m + name for m in mirrors], md5) for name, md5 in FashionMNIST.resources], home)
+        found = _find_idx(folders, names)
+    if not found:
+        raise _missing("Fashion-MNIST", names[0] + "[.gz]", folders)
+    images_NHW, labels_N = _read_idx(found[0], 3), _read_idx(found[1], 1).long()
+    if len(images_NHW) != len(labels_N) or len(labels_N) == 0 or labels_N.max() > 9:
+        raise DataError(f"{found[0]} and {found[1]} do not belong together; {_REPLACE}")
+    return ImageSet(images_NHW[:, None], labels_N, _FASHION_CLASSES)
+
+
+def _find_idx(folders: Sequence[Path], names: Sequence[str]) -> list[Path]:
+    """Return the files of these names, plain or gzipped, in the first folder that has them all."""
+    for folder in folders:
+        paths = [next(filter(Path.is_file, (folder / n, folder / f"{n}.gz")), None) for n in names]
+        if all(paths):
+            return [path for path in paths if path]
+    return []
+
+
+def _read_idx(path: Path, dimensions: int) -> Tensor:
+    """Read an IDX file of bytes: magic ``00 00 08 dimensions``, big-endian sizes, the bytes."""
+    opener: Callable[..., Any] = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rb") as file:
+            raw = bytearray(file.read())
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"cannot read {path} ({error}); {_REPLACE}") from error
+    header = 4 + 4 * dimensions
+    shape = struct.unpack_from(f">{dimensions}I", raw, 4) if len(raw) >= header else ()
+    if raw[:4] != bytes((0, 0, 8, dimensions)) or len(raw) != header + math.prod(shape):
+        raise DataError(f"{path} is no complete IDX file of {dimensions} dimensions; {_REPLACE}")
+    return torch.frombuffer(raw, dtype=torch.uint8)[header:].view(shape)
+
+
+# CIFAR: the pickles of the original archive
+
+
+def _cifar(config: DataConfig, part: Part, cache_dir: Path | None) -> ImageSet:
+    """Read ``root/cifar-10-batches-py`` or ``root/cifar-100-python``: this part's files only."""
+    from torchvision import datasets  # for the names and checksums
+
+    about = datasets.CIFAR10 if config.name == "cifar10" else datasets.CIFAR100
+    root = _root(config)
+    folder = root / about.base_folder
+    files = about.train_list if part == "train" else about.test_list
+    needed = [(folder / name, md5) for name, md5 in files]
+    needed.append((folder / about.meta["filename"], about.meta["md5"]))
+    if config.download and not all(path.is_file() for path, _ in needed):
+        _fetch([([about.url], about.tgz_md5)], root)
+    for path, _ in needed:
+        if not path.is_file():
+            raise _missing(config.name, f"{folder.name}/{path.name}", [root])
+    *batches, meta = [_read_verified_pickle(path, md5) for path, md5 in needed]
+    labels = [label for batch in batches for label in batch.get("labels", batch.get("fine_labels"))]
+    pixels = np.concatenate([batch["data"] for batch in batches])
+    return ImageSet(
+        torch.from_numpy(pixels).view(-1, 3, 32, 32),
+        torch.tensor(labels),
+        tuple(meta[about.meta["key"]]),
+    )
+
+
+def _read_verified_pickle(path: Path, md5: str) -> Any:
+    # The checksum is taken of the very bytes that are unpickled, not of the file beforehand.
+    raw = path.read_bytes()
+    if hashlib.md5(raw, usedforsecurity=False).hexdigest() != md5:
+        raise DataError(f"{path} is not the original file (its checksum differs); {_REPLACE}")
+    return _ArrayUnpickler(io.BytesIO(raw), encoding="latin1").load()
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Knows plain containers and numpy arrays; a pickle that names anything else is refused."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        allowed = {"numpy.core.multiarray._reconstruct", "numpy.ndarray", "numpy.dtype"}
+        if f"{module}.{name}" not in allowed:
+            raise pickle.UnpicklingError(f"{module}.{name} has no business in an image file")
+        return super().find_class(module, name)
+
+
+# Finding and fetching
+
+_REPLACE = "delete it and set data.download: true, or put the original file there"
+
+
+def _root(config: DataConfig) -> Path:
+    return Path(config.root).expanduser() if config.root else DEFAULT_ROOT
+
+
+def _missing(data_set: str, name: str, folders: Sequence[Path]) -> DataError:
+    places = " or ".join(str(folder) for folder in folders)
+    return DataError(
+        f"{data_set}: no {name} in {places}; "
+        "set data.download: true to fetch it, or data.root to the folder that holds it"
+    )
+
+
+def _fetch(archives: Sequence[tuple[Sequence[str], str]], folder: Path) -> None:
+    """Download archives, each from the first mirror that works, check their md5 and unpack."""
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    for urls, md5 in archives:
+        failures = []
+        for url in urls:
+            try:
+                download_and_extract_archive(url, str(folder), md5=md5)
+                break
+            except (OSError, RuntimeError) as error:  # URLError is an OSError
+                failures.append(f"{url}: {error}")
+        else:
+            raise DataError(
+                f"download failed ({'; '.join(failures)}); check the network, "
+                f"or put the files into {folder} by hand"
+            )
+
+
+_SOURCES: dict[DatasetName, Callable[[DataConfig, Part, Path | None], ImageSet]] = {
+    "digits": _digits,
+    "fashion_mnist": _fashion_mnist,
+    "cifar10": _cifar,
+    "cifar100": _cifar,
+    "image_folder": read_image_folder,
+}
