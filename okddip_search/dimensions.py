@@ -1,0 +1,251 @@
+"""The searched parameters: what each may be, and when it applies."""
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Annotated, Any, Literal, Self
+
+from optuna.trial import BaseTrial
+from pydantic import Field, field_validator, model_validator
+
+from trainer.config import ConfigError, StrictModel, nearest
+
+Scalar = str | int | float | bool | None
+
+
+class _Dimension(StrictModel):
+    when: dict[str, tuple[Any, ...]] = Field(
+        default_factory=dict, description="searched field → values for which this one applies"
+    )
+
+    @field_validator("when", mode="before")
+    @classmethod
+    def _values_as_tuples(cls, value: Any) -> dict[str, tuple[Any, ...]]:
+        if not isinstance(value, Mapping) or not value:
+            raise ConfigError([((), f"{value!r} is not a mapping of field: value(s)")])
+        when = {}
+        for name, wanted in value.items():
+            wanted = tuple(wanted) if isinstance(wanted, (list, tuple)) else (wanted,)
+            if not wanted or not all(_is_scalar(one) for one in wanted):
+                raise ConfigError([((name,), "needs a value or a list of values")])
+            when[name] = wanted
+        return when
+
+    def is_active(self, chosen: Mapping[str, Any]) -> bool:
+        """Say whether the parameter applies, given the values chosen so far."""
+        return all(name in chosen and chosen[name] in wanted for name, wanted in self.when.items())
+
+
+class _Interval(_Dimension):
+    """What float and int have in common; both ends belong to the range."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _is_usable(self) -> Self:
+        problems: list[tuple[tuple[str, ...], str]] = []
+        if self.low >= self.high:
+            problems.append(((), f"empty range: high {self.high} is not above low {self.low}"))
+        if self.log and self.low <= 0:
+            problems.append((("low",), f"a log range starts above 0, not at {self.low}"))
+        problems += [(("step",), text) for text in self._step_problems()]
+        if problems:
+            raise ConfigError(problems)
+        return self
+
+    def _step(self) -> float | None:
+        raise NotImplementedError
+
+    def _step_problems(self) -> list[str]:
+        step, width = self._step(), Decimal(repr(self.high)) - Decimal(repr(self.low))
+        if step is None or width <= 0 or step == self._default_step():
+            return []
+        exact = Decimal(repr(step))
+        if self.log:
+            return ["a log range takes no step"]
+        if exact > width:
+            return [f"{step} is larger than the range [{self.low}, {self.high}]"]
+        if width % exact:
+            fits = float(Decimal(repr(self.low)) + width // exact * exact)
+            return [f"{step} does not divide the range; high: {fits:g} would fit"]
+        return []
+
+    def _default_step(self) -> float | None:
+        return None
+
+    def count(self) -> int | None:
+        """Return the number of values, or None for a continuous range."""
+        step = self._step()
+        if step is None:
+            return None
+        return int((Decimal(repr(self.high)) - Decimal(repr(self.low))) / Decimal(repr(step))) + 1
+
+    def normal(self, value: Any) -> Any:
+        """Return the value in the dimension's own type.
+
+        Raises:
+            ValueError: It lies outside the range or between two steps.
+        """
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ValueError(f"{value!r} is not a number in [{self.low}, {self.high}]")
+        if not self.low <= value <= self.high:
+            raise ValueError(f"{value!r} is not in the range [{self.low}, {self.high}]")
+        step = self._step()
+        if step is not None and (Decimal(repr(value)) - Decimal(repr(self.low))) % Decimal(
+            repr(step)
+        ):
+            raise ValueError(f"{value!r} is not a multiple of step {step} above {self.low}")
+        return value
+
+    def ends(self) -> dict[tuple[str | int, ...], Any]:
+        """Return the outermost values by the place where each is written."""
+        return {("low",): self.low, ("high",): self.high}
+
+
+class FloatDimension(_Interval):
+    """A real number in [low, high]."""
+
+    type: Literal["float"]
+    step: Annotated[float, Field(gt=0)] | None = None
+
+    def _step(self) -> float | None:
+        return self.step
+
+    def normal(self, value: Any) -> float:
+        """Return the value as a float, or raise ValueError."""
+        return float(super().normal(value))
+
+    def values(self) -> Sequence[float]:
+        """Return the values of a stepped range, each as its decimal notation reads."""
+        low, step = Decimal(repr(self.low)), Decimal(repr(self.step))
+        return [float(low + index * step) for index in range(self.count() or 0)]
+
+    def middle(self) -> float:
+        """Return a value from the middle of the range."""
+        if self.step is not None:
+            return self.values()[(self.count() or 0) // 2]
+        return float((self.low * self.high) ** 0.5 if self.log else (self.low + self.high) / 2)
+
+    def suggest(self, name: str, trial: BaseTrial) -> float:
+        """Ask a trial for a value."""
+        return trial.suggest_float(name, self.low, self.high, step=self.step, log=self.log)
+
+
+class IntDimension(_Interval):
+    """A whole number in [low, high]."""
+
+    type: Literal["int"]
+    low: int
+    high: int
+    step: Annotated[int, Field(ge=1)] = 1
+
+    def _step(self) -> float:
+        return self.step
+
+    def _default_step(self) -> float:
+        return 1
+
+    def normal(self, value: Any) -> int:
+        """Return the value as an int, or raise ValueError."""
+        number = super().normal(value)
+        if not isinstance(number, int):
+            raise ValueError(f"{value!r} is not a whole number")
+        return number
+
+    def values(self) -> Sequence[int]:
+        """Return all values."""
+        return range(self.low, self.high + 1, self.step)
+
+    def middle(self) -> int:
+        """Return a value from the middle of the range."""
+        return self.values()[len(self.values()) // 2]
+
+    def suggest(self, name: str, trial: BaseTrial) -> int:
+        """Ask a trial for a value."""
+        return trial.suggest_int(name, self.low, self.high, step=self.step, log=self.log)
+
+
+class CategoricalDimension(_Dimension):
+    """One of a list of values without order."""
+
+    type: Literal["categorical"]
+    choices: tuple[Any, ...]
+
+    @field_validator("choices", mode="before")
+    @classmethod
+    def _are_distinct_scalars(cls, value: Any) -> tuple[Scalar, ...]:
+        if not isinstance(value, (list, tuple)) or not value:
+            raise ConfigError([((), f"{value!r} is not a list of at least one value")])
+        for index, choice in enumerate(value):
+            if not _is_scalar(choice):
+                text = f"{choice!r} is not a number, text, true, false or null"
+                raise ConfigError([((), text)])
+            if choice in value[:index]:  # by ==, as Optuna looks choices up: 1 is 1.0 is true
+                raise ConfigError([((), f"duplicate choice {choice!r}")])
+        return tuple(value)
+
+    def count(self) -> int:
+        """Return the number of choices."""
+        return len(self.choices)
+
+    def normal(self, value: Any) -> Any:
+        """Return the choice that equals the value.
+
+        Raises:
+            ValueError: There is none.
+        """
+        for choice in self.choices:
+            if choice == value and isinstance(choice, bool) == isinstance(value, bool):
+                return choice
+        known = ", ".join(str(choice) for choice in self.choices)
+        hint = nearest(value, map(str, self.choices)) if isinstance(value, str) else ""
+        raise ValueError(f"{value!r} is not one of {known}{hint}")
+
+    def ends(self) -> dict[tuple[str | int, ...], Any]:
+        """Return every choice by the place where it is written."""
+        return {("choices", index): choice for index, choice in enumerate(self.choices)}
+
+    def values(self) -> Sequence[Any]:
+        """Return all choices."""
+        return self.choices
+
+    def middle(self) -> Any:
+        """Return the first choice: there is no middle without order."""
+        return self.choices[0]
+
+    def suggest(self, name: str, trial: BaseTrial) -> Any:
+        """Ask a trial for a value."""
+        return trial.suggest_categorical(name, self.choices)
+
+
+Dimension = FloatDimension | IntDimension | CategoricalDimension
+
+_KINDS: dict[str, type[Dimension]] = {
+    "float": FloatDimension,
+    "int": IntDimension,
+    "categorical": CategoricalDimension,
+}
+
+
+def make_dimension(raw: Any) -> Dimension:
+    """Build a dimension from its YAML form.
+
+    Raises:
+        ConfigError: With the path of each problem inside the dimension.
+    """
+    if not isinstance(raw, Mapping):
+        text = f"{raw!r} is no range; write {{type: …, …}}, or move it to trainer: if it is fixed"
+        raise ConfigError([((), text)])
+    kind, kinds = raw.get("type"), ", ".join(_KINDS)
+    if "type" not in raw:
+        raise ConfigError([(("type",), f"is required: one of {kinds}")])
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise ConfigError(
+            [(("type",), f"{kind!r} is not one of {kinds}{nearest(str(kind), _KINDS)}")]
+        )
+    return _KINDS[kind](**raw)
+
+
+def _is_scalar(value: Any) -> bool:
+    return value is None or isinstance(value, (str, int, float, bool))

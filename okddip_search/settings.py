@@ -1,0 +1,218 @@
+"""How a search is run: its objective, its study (budget, sampler, pruner) and its resources."""
+
+import inspect
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from okddip_search.pruning import PRUNERS
+from okddip_search.sampling import SAMPLERS
+from trainer.config import ConfigError, Count, StrictModel, nearest
+
+# Arguments that a space does not set: seeds come from study.seed, warnings would spoil the table,
+# and the rest is deprecated in Optuna 5.
+_HIDDEN = {
+    "seed",
+    "warn_independent_sampling",
+    "warn_asynchronous_seeding",
+    "consider_prior",
+    "prior_weight",
+    "consider_magic_clip",
+    "consider_endpoints",
+}
+_PLAIN: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "bool": (bool,),
+    "str": (str,),
+    "None": (type(None),),
+}
+_UNIT_S = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+
+
+def parse_duration(value: Any) -> float:
+    """Return seconds for ``8h``, ``90m``, ``1h30m``, ``30s``, ``2d`` or a number of seconds.
+
+    Raises:
+        ValueError: Another spelling, or no time at all.
+    """
+    seconds = 0.0
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        seconds = float(value)
+    elif isinstance(value, str) and re.fullmatch(
+        r"(?:\d+(?:\.\d+)?[dhms]\s*)+|\d+(?:\.\d+)?", value
+    ):
+        parts = re.findall(r"(\d+(?:\.\d+)?)([dhms]?)", value)
+        seconds = sum(float(number) * _UNIT_S[unit or "s"] for number, unit in parts)
+    if not 0 < seconds < 1e9:
+        raise ValueError(
+            f"{value!r} is not a duration such as 8h, 90m, 1h30m, 30s (or null for none)"
+        )
+    return seconds
+
+
+def format_duration(seconds: float) -> str:
+    """Return the shortest exact spelling of a duration, for instance ``90m``."""
+    for unit, length in _UNIT_S.items():
+        if unit != "d" and seconds % length == 0:
+            return f"{int(seconds // length)}{unit}"
+    return f"{seconds!r}s"
+
+
+class Choice(StrictModel):
+    """A sampler or pruner by name, with its own arguments."""
+
+    type: str
+    arguments: dict[str, Any] = Field(default_factory=dict)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the YAML form."""
+        plain = {k: v.to_plain() if isinstance(v, Choice) else v for k, v in self.arguments.items()}
+        return {"type": self.type, **plain}
+
+
+def parse_choice(raw: Any, kinds: Mapping[str, type]) -> Choice:
+    """Read ``median`` or ``{type: median, n_warmup_steps: 20}``.
+
+    Raises:
+        ConfigError: An unknown name, or arguments that the class does not take.
+    """
+    if isinstance(raw, Choice):
+        return raw
+    known = ", ".join(kinds)
+    arguments = dict(raw) if isinstance(raw, Mapping) else {"type": raw}
+    if "type" not in arguments:
+        raise ConfigError([(("type",), f"is required: one of {known}")])
+    name = arguments.pop("type")
+    if not isinstance(name, str) or name not in kinds:
+        where = ("type",) if isinstance(raw, Mapping) else ()
+        text = f"{name!r} is not one of {known}{nearest(str(name), kinds)}"
+        raise ConfigError([(where, text)])
+    wrapped = {}
+    if name == "patient":
+        wrapped["wrapped"] = _wrapped_pruner(arguments.pop("wrapped", "none"))
+    _check_arguments(name, kinds[name], arguments)
+    return Choice(type=name, arguments={**arguments, **wrapped})
+
+
+def _wrapped_pruner(raw: Any) -> Choice:
+    try:
+        return parse_choice(raw, {k: v for k, v in PRUNERS.items() if k != "patient"})
+    except ConfigError as error:
+        raise ConfigError([(("wrapped", *path), text) for path, text in error.problems]) from None
+
+
+def _check_arguments(name: str, kind: type, arguments: Mapping[str, Any]) -> None:
+    """Hold arguments against the class's own signature, so that a new Optuna brings its own."""
+    known = _plain_parameters(kind)
+    problems: list[tuple[tuple[str, ...], str]] = []
+    for key, value in arguments.items():
+        if key not in known:
+            text = f"'{name}' has no such argument{nearest(key, known)}"
+            problems.append(((key,), f"{text}; it takes {', '.join(known) or 'none'}"))
+        elif not _fits(value, known[key]):
+            problems.append(((key,), f"{value!r} is not {known[key].replace(' | ', ' or ')}"))
+    for key, parameter in inspect.signature(kind).parameters.items():
+        if key in known and parameter.default is parameter.empty and key not in arguments:
+            problems.append(((key,), f"is required: {known[key]}"))
+    if problems:
+        raise ConfigError(problems)
+
+
+def _plain_parameters(kind: type) -> dict[str, str]:
+    """Return the parameters that YAML can express, with their annotation."""
+    found = {}
+    for name, parameter in inspect.signature(kind).parameters.items():
+        note = parameter.annotation
+        text = note if isinstance(note, str) else getattr(note, "__name__", "")
+        if name not in _HIDDEN and all(part in _PLAIN for part in text.split(" | ")):
+            found[name] = text
+    return found
+
+
+def _fits(value: Any, annotation: str) -> bool:
+    kinds = [kind for part in annotation.split(" | ") for kind in _PLAIN[part]]
+    return (bool in kinds) if isinstance(value, bool) else isinstance(value, tuple(kinds))
+
+
+class ObjectiveSettings(StrictModel):
+    """What the study maximises."""
+
+    metric: Literal["leader_accuracy"] = Field(
+        "leader_accuracy", description="of the leader, on the validation images"
+    )
+    reduce: Literal["last", "best", "mean_last_3"] = Field(
+        "last",
+        description="a trial's value: its last epoch, its best, or the mean of the last three",
+    )
+
+    @property
+    def words(self) -> str:
+        """Say how a trial's value comes from its curve; it stands beside every number."""
+        return {
+            "last": "last epoch",
+            "best": "best epoch",
+            "mean_last_3": "mean of the last 3 epochs",
+        }[self.reduce]
+
+
+class StudySettings(StrictModel):
+    """Budget, and how configurations are chosen and given up."""
+
+    trials: Count = Field(20, description="finished trials (complete or pruned), enqueued ones too")
+    timeout: float | None = Field(None, description="seconds (8h, 90m, 30s); null: none")
+    sampler: Choice = Field(Choice(type="tpe"), description="how configurations are chosen")
+    pruner: Choice = Field(Choice(type="median"), description="when a trial is given up")
+    wait_for_ramp_up: bool = Field(
+        True, description="prune no trial before its distillation weight has reached 0.7"
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="of the sampler and of every trial")
+
+    @field_validator("timeout", mode="before")
+    @classmethod
+    def _in_seconds(cls, value: Any) -> float | None:
+        try:
+            return None if value is None else parse_duration(value)
+        except ValueError as error:
+            raise ConfigError([((), str(error))]) from None
+
+    @field_validator("sampler", mode="before")
+    @classmethod
+    def _known_sampler(cls, value: Any) -> Choice:
+        return parse_choice(value, SAMPLERS)
+
+    @field_validator("pruner", mode="before")
+    @classmethod
+    def _known_pruner(cls, value: Any) -> Choice:
+        return parse_choice(value, PRUNERS)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the YAML form."""
+        return {
+            "trials": self.trials,
+            "timeout": None if self.timeout is None else format_duration(self.timeout),
+            "sampler": self.sampler.to_plain(),
+            "pruner": self.pruner.to_plain(),
+            "wait_for_ramp_up": self.wait_for_ramp_up,
+            "seed": self.seed,
+        }
+
+
+class ResourceSettings(StrictModel):
+    """What each trial occupies; null: decided from the machine."""
+
+    cpus_per_trial: Annotated[float, Field(gt=0)] | None = Field(None, description="CPU cores")
+    gpus_per_trial: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="GPUs; below 1, several trials share one"
+    )
+    max_concurrent: Count | None = Field(None, description="trials at a time")
+
+    @model_validator(mode="after")
+    def _gpus_are_shared_or_whole(self) -> Self:
+        gpus = self.gpus_per_trial
+        if gpus is not None and gpus > 1 and gpus != int(gpus):
+            text = f"{gpus} is neither a fraction of one GPU nor a whole number of them"
+            raise ConfigError([(("gpus_per_trial",), text)])
+        return self

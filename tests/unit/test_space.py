@@ -1,0 +1,217 @@
+"""The space file: what is accepted, what is refused and where, and the bundled ones."""
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import FixedTrial
+
+from okddip_search.errors import UserError
+from okddip_search.space import SearchSpec, bundled_spaces, load_space, summary_of, trial_seed
+from okddip_search.yaml_lines import dump_yaml, parse_yaml
+from trainer.config import TrainConfig
+
+PAPER = {
+    "lr": 0.1,
+    "weight_decay": 5e-4,
+    "lr_schedule": "multistep",
+    "lr_decay": 0.1,
+    "peer_weight": 1.0,
+    "leader_weight": 1.0,
+    "temperature": 3.0,
+    "num_peers": 3,
+}
+
+BASE = """\
+name: t
+data: {name: digits}
+trainer:
+  epochs: 5
+search:
+  lr: {type: float, low: 0.01, high: 1, log: true}
+  num_peers: {type: int, low: 1, high: 4}
+  lr_schedule: {type: categorical, choices: [multistep, cosine]}
+  lr_decay: {type: float, low: 0.1, high: 0.5, when: {lr_schedule: multistep}}
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "t.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_overrides_change_the_space(tmp_path: Path) -> None:
+    overrides = [
+        "data.root=/images",
+        "trainer.epochs=7",
+        "search.lr.high=0.2",
+        "study.trials=3",
+        "study.pruner={type: median, n_warmup_steps: 2}",
+        "study.pruner.type=none",
+        "objective.reduce=best",
+    ]
+    text = BASE + "objective: leader_accuracy\n"
+    spec = load_space(write(tmp_path, text), overrides, trials=4, timeout="90m", name="other")
+    assert spec.data.root == "/images"
+    assert spec.trainer == {"epochs": 7}
+    assert spec.search["lr"].ends()[("high",)] == 0.2
+    assert (spec.name, spec.study.trials, spec.study.timeout) == ("other", 4, 5400)
+    assert spec.study.pruner.to_plain() == {"type": "none"}
+    assert spec.objective.reduce == "best"
+
+
+def test_missing_file_names_the_nearest_bundled_space(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"digit\.yaml: no such file .*'digits\.yaml'"):
+        load_space("digit.yaml")
+    with pytest.raises(UserError, match="is a directory"):
+        load_space(tmp_path)
+
+
+def test_existing_file_wins_over_bundled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "digits.yaml").write_text(BASE)
+    monkeypatch.chdir(tmp_path)
+    assert load_space("digits.yaml").name == "t"
+    assert load_space("digits").name == "digits"  # no such file here, but a bundled name
+
+
+def test_numbers_and_booleans_read_as_written() -> None:
+    text = "{a: 1e-4, b: on, c: 1:30, d: 010, e: true, f: ~, g: '1', h: .5, i: 2024-01-02, j: -3}"
+    values = {"a": 1e-4, "b": "on", "c": "1:30", "d": 10, "e": True, "f": None, "g": "1", "h": 0.5}
+    values.update(i="2024-01-02", j=-3)
+    assert parse_yaml(text).values == values
+    assert parse_yaml(dump_yaml(values)).values == values
+
+
+def test_tricky_texts_survive_a_round_trip() -> None:
+    values = {
+        "a": ["1e3", "null", "true", "", "a: b", "#c", "é\n\t", "-", "0x1"],
+        "b": [1e3, 1e-300],
+    }
+    assert parse_yaml(dump_yaml(values)).values == values
+
+
+def test_conditions_decide_what_is_sampled(tmp_path: Path) -> None:
+    text = """\
+name: t
+data: {name: digits}
+search:
+  temperature: {type: int, low: 1, high: 2, when: {lr_decay: 0.5}}
+  lr_decay: {type: categorical, choices: [0.1, 0.5], when: {lr_schedule: [multistep]}}
+  lr_schedule: {type: categorical, choices: [multistep, cosine]}
+"""
+    spec = load_space(write(tmp_path, text))
+    assert list(spec.search) == ["lr_schedule", "lr_decay", "temperature"]
+    for chosen in (
+        {"lr_schedule": "cosine"},
+        {"lr_schedule": "multistep", "lr_decay": 0.1},
+        {"lr_schedule": "multistep", "lr_decay": 0.5, "temperature": 2},
+    ):
+        trial = FixedTrial(chosen)  # raises for a parameter that it does not have
+        config = spec.suggest(trial)
+        assert trial.params == chosen
+        assert config.temperature == chosen.get("temperature", 3.0)
+
+
+def test_suggest_gives_an_adopted_trial_its_own_values_back(tmp_path: Path) -> None:
+    spec = load_space(write(tmp_path, BASE))
+    study = optuna.create_study()
+    trial = study.ask()
+    config = spec.suggest(trial)
+    again = spec.suggest(optuna.Trial(study, study.trials[0]._trial_id))
+    assert again == config
+    assert spec.suggest(FixedTrial(study.trials[0].params, number=0)) == config
+    assert config.seed == trial_seed(0, 0)
+
+
+def test_trial_seed_is_what_the_documentation_says() -> None:
+    digest = hashlib.sha256(b"trial:5:17").digest()
+    assert trial_seed(5, 17) == int.from_bytes(digest[:4], "big") % 2**31
+    assert trial_seed(0, 0) == 1240349605  # for ever: old searches are resumed by it
+    seeds = {trial_seed(study, number) for study in range(10) for number in range(200)}
+    assert len(seeds) == 2000
+    assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+def test_resolved_space_reads_back_equal(tmp_path: Path) -> None:
+    text = BASE + (
+        "  batch_size: {type: int, low: 16, high: 64, step: 16}\n"
+        "  momentum: {type: float, low: 0, high: 0.9, step: 0.3}\n"
+        "enqueue: [{lr: 0.1, num_peers: 3}, {lr_schedule: multistep, lr_decay: 0.2}]\n"
+        "study:\n  timeout: 1h30m5.5s\n  seed: 7\n"
+        "  pruner: {type: patient, patience: 2, wrapped: {type: percentile, percentile: 25}}\n"
+        "resources: {gpus_per_trial: 0.25}\n"
+    )
+    spec = load_space(write(tmp_path, text))
+    assert load_space(write(tmp_path, spec.to_yaml())) == spec
+    assert spec.study.timeout == 5405.5
+
+
+def test_grid_lists_all_values(tmp_path: Path) -> None:
+    text = (
+        "name: t\ndata: {name: digits}\nstudy: {trials: 24, sampler: grid}\nsearch:\n"
+        "  lr: {type: float, low: 0.1, high: 0.4, step: 0.1}\n"
+        "  batch_size: {type: int, low: 16, high: 48, step: 16}\n"
+        "  lr_schedule: {type: categorical, choices: [multistep, cosine]}\n"
+    )
+    assert load_space(write(tmp_path, text)).grid() == {
+        "lr": [0.1, 0.2, 0.3, 0.4],  # no 0.30000000000000004
+        "batch_size": [16, 32, 48],
+        "lr_schedule": ["multistep", "cosine"],
+    }
+
+
+BUNDLED = [
+    "cifar10.yaml",
+    "cifar100.yaml",
+    "cifar10_small.yaml",
+    "digits.yaml",
+    "fashion_mnist.yaml",
+]
+
+
+def test_bundled_spaces_are_all_there() -> None:
+    assert list(bundled_spaces()) == BUNDLED
+    assert all(10 < len(summary_of(path)) < 100 for path in bundled_spaces().values())
+
+
+@pytest.fixture(params=BUNDLED)
+def bundled(request: pytest.FixtureRequest) -> SearchSpec:
+    return load_space(request.param)
+
+
+def test_bundled_space_tries_the_papers_setting_first(bundled: SearchSpec) -> None:
+    first = bundled.enqueue[0]
+    assert first == {name: PAPER[name] for name in bundled.search}
+    config = bundled.suggest(FixedTrial(dict(first)))
+    for name, value in PAPER.items():
+        assert getattr(config, name) == value
+    assert config.attention_dim is None
+    assert config.lr_milestones == (0.5, 0.75)
+    assert config.ramp_length / config.epochs == pytest.approx(80 / 300, abs=0.02)
+    assert config == bundled.example()
+
+
+def test_bundled_space_suggests_valid_configurations(bundled: SearchSpec) -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(50):
+        config = bundled.suggest(study.ask())
+        assert TrainConfig(**config.to_dict()) == config
+
+
+def test_bundled_space_reads_back_equal(bundled: SearchSpec, tmp_path: Path) -> None:
+    assert load_space(write(tmp_path, bundled.to_yaml())) == bundled
+
+
+def test_reading_a_space_needs_no_torch_ray_or_mlflow() -> None:
+    code = (
+        "import sys; from okddip_search.space import load_space; load_space('digits');"
+        "print(sorted({'torch', 'ray', 'mlflow', 'scipy'} & sys.modules.keys()))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "[]"

@@ -1,0 +1,261 @@
+"""Every kind of wrong space file: where it is wrong, in what words, and the nearest right name."""
+
+from pathlib import Path
+
+import pytest
+
+from okddip_search.errors import UserError
+from okddip_search.space import load_space
+
+BASE = """\
+name: t
+data: {name: digits}
+trainer:
+  epochs: 5
+search:
+  lr: {type: float, low: 0.01, high: 1, log: true}
+  num_peers: {type: int, low: 1, high: 4}
+  lr_schedule: {type: categorical, choices: [multistep, cosine]}
+  lr_decay: {type: float, low: 0.1, high: 0.5, when: {lr_schedule: multistep}}
+"""  # nine lines: what a case appends starts on line 10
+
+
+def write(folder: Path, text: str | bytes) -> Path:
+    path = folder / "t.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def complaint(folder: Path, text: str | bytes, *overrides: str, **options: object) -> str:
+    with pytest.raises(UserError) as caught:
+        load_space(write(folder, text), overrides, **options)  # type: ignore[arg-type]
+    return caught.value.message
+
+
+def base_with(old: str, new: str) -> str:
+    assert old in BASE
+    return BASE.replace(old, new)
+
+
+def searching(text: str) -> str:
+    """A space with one more searched field, on line 10."""
+    return f"{BASE}  {text}\n"
+
+
+# id, the file, the line of the complaint, words in it
+WRONG = [
+    # the text itself
+    ("empty file", "", 1, ["empty"]),
+    ("comments only", "# nothing\n\n", 1, ["empty"]),
+    ("a list", "- name: t\n", 1, ["mapping of sections"]),
+    ("a scalar", "digits\n", 1, ["mapping of sections"]),
+    ("tab", "name: t\ndata:\n\tname: digits\n", 3, ["not valid YAML", "spaces, not tabs"]),
+    ("unclosed brace", BASE + "study: {trials: 3\n", 11, ["not valid YAML"]),
+    ("unclosed quote", 'name: "t\ndata: 1\n', 3, ["not valid YAML", "quoted scalar"]),
+    ("colon in a value", "name: a: b\n", 1, ["not valid YAML", "mapping values"]),
+    ("bad indent", BASE + "study:\n   trials: 3\n  seed: 0\n", 12, ["not valid YAML"]),
+    ("NUL", b"name: t\n\x00\n", 2, ["U+0000"]),
+    ("latin-1", "name: t\n# caf\xe9\n".encode("latin-1"), 2, ["0xe9", "UTF-8"]),
+    ("utf-16", BASE.encode("utf-16"), 1, ["UTF-8"]),
+    ("two documents", BASE + "---\nname: u\n", 10, ["single document"]),
+    ("anchor", "name: t\ndata: &d {name: digits}\n", 2, ["anchors", "aliases"]),
+    ("alias", "name: t\ndata: *d\n", 2, ["anchors", "aliases"]),
+    ("merge key", BASE + "study:\n  <<: {trials: 3}\n", 11, ["study.<<", "unknown field"]),
+    ("tag", "name: !!python/object/apply:os.system [ls]\n", 1, ["tags", "os.system"]),
+    ("deep nesting", "name: t\ndata: " + "[" * 99 + "]" * 99, 2, ["levels deep"]),
+    ("huge file", "#" * 300_000, 1, ["KiB"]),
+    ("huge number", BASE + f"study: {{seed: {'9' * 5000}}}\n", 10, ["too large"]),
+    ("infinite number", BASE + "study: {timeout: 1e999}\n", 10, ["not a finite number"]),
+    ("key that is a list", BASE + "? [a]\n: 1\n", 10, ["plain word"]),
+    ("duplicate section", BASE + "name: u\n", 10, ["duplicate key 'name'", "line 1"]),
+    ("duplicate field", searching("lr: {type: int, low: 1, high: 2}"), 10, ["'lr'", "line 6"]),
+    # sections
+    ("unknown section", BASE + "serch: {}\n", 10, ["unknown section", "'search'"]),
+    ("no name", BASE.replace("name: t\n", "", 1), 1, ["'name' is missing"]),
+    ("no data", base_with("data: {name: digits}", ""), 1, ["'data' is missing"]),
+    ("no search", "name: t\ndata: {name: digits}\n", 1, ["'search' is missing"]),
+    ("empty search", "name: t\ndata: {name: digits}\nsearch:\n", 3, ["at least one"]),
+    ("name with a slash", base_with("name: t", "name: ../t"), 1, ["'../t'", "letters"]),
+    ("name a number", base_with("name: t", "name: 7"), 1, ["7 is not a name"]),
+    ("section a scalar", base_with("{name: digits}", "digits"), 2, ["'digits'", "mapping"]),
+    # data and trainer
+    ("data field", base_with("{name: digits}", "{nam: digits}"), 2, ["data.nam", "'name'"]),
+    ("data set", base_with("digits}", "digit}"), 2, ["'digit'", "mean 'digits'"]),
+    ("data type", base_with("digits}", "digits, flip: on}"), 2, ["data.flip", "true or false"]),
+    ("trainer field", base_with("epochs: 5", "epoch: 5"), 4, ["trainer.epoch", "'epochs'"]),
+    ("trainer type", base_with("epochs: 5", "epochs: five"), 4, ["'five'", "whole number"]),
+    ("trainer range", base_with("epochs: 5", "epochs: 0"), 4, ["0 is not", "[1, 100000]"]),
+    ("trainer seed", base_with("epochs: 5", "seed: 5"), 4, ["study.seed"]),
+    ("trainer data", base_with("epochs: 5", "data: {}"), 4, ["section of its own"]),
+    ("milestones", base_with("epochs: 5", "lr_milestones: [0.5, 0.4]"), 4, ["ascending"]),
+    # dimensions
+    ("no dimension", searching("momentum: 0.9"), 10, ["0.9 is no range", "trainer"]),
+    ("no type", searching("momentum: {low: 0, high: 0.9}"), 10, ["momentum.type", "required"]),
+    ("wrong type", searching("momentum: {type: flaot}"), 10, ["'flaot'", "'float'"]),
+    ("missing end", searching("momentum: {type: float, low: 0}"), 10, ["high", "required"]),
+    ("extra key", searching("momentum: {type: float, low: 0, hihg: 0.9}"), 10, ["mean 'high'"]),
+    ("end not a number", searching("momentum: {type: float, low: a, high: 0.9}"), 10, ["'a'"]),
+    ("empty range", searching("momentum: {type: float, low: 0.9, high: 0.9}"), 10, ["empty range"]),
+    ("log from zero", searching("momentum: {type: float, low: 0, high: 0.9, log: true}"), 10,
+     ["log"]),
+    ("log with step", searching(
+        "momentum: {type: float, low: 0.1, high: 0.9, log: true, step: 0.1}"), 10, ["no step"]),
+    ("step too large", searching("momentum: {type: float, low: 0, high: 0.9, step: 1}"), 10,
+     ["larger than the range"]),
+    ("step does not divide", searching("momentum: {type: float, low: 0, high: 0.9, step: 0.4}"), 10,
+     ["does not divide", "0.8 would fit"]),
+    ("fraction for int", searching("batch_size: {type: int, low: 8.5, high: 9}"), 10,
+     ["whole number"]),
+    ("no choices", searching("model: {type: categorical, choices: []}"), 10, ["at least one"]),
+    ("choices a scalar", searching("model: {type: categorical, choices: resnet8}"), 10, ["list"]),
+    ("choice twice", searching("width: {type: categorical, choices: [1, 1.0]}"), 10, ["duplicate"]),
+    ("choice a list", searching("lr_milestones: {type: categorical, choices: [[0.5]]}"), 10,
+     ["is not a number, text"]),
+    ("no trainer field", searching("temprature: {type: float, low: 1, high: 2}"), 10,
+     ["no field of the trainer", "'temperature'"]),
+    ("seed searched", searching("seed: {type: int, low: 1, high: 2}"), 10, ["cannot be searched"]),
+    ("device searched", searching("device: {type: categorical, choices: [cpu]}"), 10, ["machine"]),
+    ("data searched", searching("data: {type: categorical, choices: [digits]}"), 10, ["same data"]),
+    ("fixed and searched", searching("epochs: {type: int, low: 1, high: 9}"), 10,
+     ["both fixed in trainer and searched"]),
+    ("low out of range", searching("momentum: {type: float, low: -1, high: 0.9}"), 10,
+     ["momentum.low", "[0, 1)"]),
+    ("high out of range", BASE + "  momentum:\n    type: float\n    low: 0\n    high: 1\n", 13,
+     ["momentum.high", "[0, 1)"]),
+    ("choice out of range", BASE + "  model:\n    type: categorical\n    choices:\n"
+     "      - resnet8\n      - resnet9\n", 14, ["model.choices[1]", "'resnet9'", "resnet110"]),
+    ("float for a whole field", searching("batch_size: {type: float, low: 8, high: 16}"), 10,
+     ["8.0 is not a whole number"]),
+    # conditions
+    ("condition no mapping", searching("temperature: {type: int, low: 1, high: 2, when: lr}"), 10,
+     ["temperature.when", "mapping"]),
+    ("condition without value", searching(
+        "temperature: {type: int, low: 1, high: 2, when: {num_peers: []}}"), 10,
+     ["list of values"]),
+    ("condition misspelt", searching(
+        "temperature: {type: int, low: 1, high: 2, when: {num_peer: 1}}"), 10,
+     ["not a searched field", "'num_peers'"]),
+    ("condition on a fixed field", searching(
+        "temperature: {type: int, low: 1, high: 2, when: {epochs: 5}}"), 10,
+     ["not searched but fixed in trainer to 5"]),
+    ("condition never true", searching(
+        "temperature: {type: int, low: 1, high: 2, when: {lr_schedule: cosin}}"), 10,
+     ["can never hold", "'cosine'"]),
+    ("condition beyond the range", searching(
+        "temperature: {type: int, low: 1, high: 2, when: {num_peers: [1, 5]}}"), 10,
+     ["can never hold", "[1, 4]"]),
+    ("condition on a real number", searching(
+        "temperature: {type: int, low: 1, high: 2, when: {lr: 0.1}}"), 10, ["countable"]),
+    ("condition on itself", searching(
+        "temperature: {type: int, low: 1, high: 2, when: {temperature: 1}}"), 10, ["circle"]),
+    ("conditions in a circle",
+     searching("temperature: {type: int, low: 1, high: 2, when: {width: 1}}")
+     + "  width: {type: int, low: 1, high: 2, when: {temperature: 1}}\n", (10, 11), ["circle"]),
+    # enqueue
+    ("enqueue a mapping", BASE + "enqueue: {lr: 0.1}\n", 10, ["list of configurations"]),
+    ("enqueue an empty entry", BASE + "enqueue:\n  - {}\n", 11, ["enqueue[0]"]),
+    ("enqueue misspelt", BASE + "enqueue:\n  - lr: 0.1\n    num_peer: 3\n", 12, ["'num_peers'"]),
+    ("enqueue a fixed field", BASE + "enqueue: [{epochs: 5}]\n", 10, ["fixed in trainer to 5"]),
+    ("enqueue out of range", BASE + "enqueue:\n  - lr: 0.1\n  - lr: 2\n", 12, ["2 is not", "1.0]"]),
+    ("enqueue no choice", BASE + "enqueue: [{lr_schedule: cos}]\n", 10, ["'cos'", "'cosine'"]),
+    ("enqueue a fraction", BASE + "enqueue: [{num_peers: 2.5}]\n", 10, ["step", "2.5"]),
+    ("enqueue the wrong type", BASE + "enqueue: [{num_peers: true}]\n", 10, ["True"]),
+    ("enqueue inactive", BASE + "enqueue:\n  - lr_schedule: cosine\n    lr_decay: 0.1\n", 12,
+     ["applies only with lr_schedule: multistep"]),
+    ("enqueue without its condition", BASE + "enqueue: [{lr_decay: 0.1}]\n", 10, ["applies only"]),
+    ("enqueue twice", BASE + "enqueue:\n  - lr: 1\n  - lr: 1.0\n", 12, ["same configuration"]),
+    # objective, study, resources
+    ("objective", BASE + "objective: accuracy\n", 10, ["'accuracy'", "leader_accuracy"]),
+    ("reduce", BASE + "objective: {reduce: mean}\n", 10, ["objective.reduce", "mean_last_3"]),
+    ("trials", BASE + "study:\n  trials: 0\n", 11, ["study.trials", "0 is not"]),
+    ("study field", BASE + "study:\n  trial: 3\n", 11, ["'trials'"]),
+    ("timeout", BASE + "study:\n  timeout: 8 hours\n", 11, ["'8 hours'", "90m"]),
+    ("timeout like a clock", BASE + "study:\n  timeout: 1:30\n", 11, ["'1:30'"]),
+    ("negative timeout", BASE + "study:\n  timeout: -5\n", 11, ["-5 is not a duration"]),
+    ("sampler", BASE + "study: {sampler: tpee}\n", 10, ["'tpee'", "mean 'tpe'"]),
+    ("sampler without type", BASE + "study: {sampler: {n_startup_trials: 3}}\n", 10,
+     ["sampler.type"]),
+    ("sampler argument", BASE + "study: {sampler: {type: tpe, n_startup_trial: 3}}\n", 10,
+     ["no such argument", "'n_startup_trials'"]),
+    ("sampler seed", BASE + "study: {sampler: {type: random, seed: 3}}\n", 10,
+     ["no such argument"]),
+    ("sampler argument type", BASE + "study: {sampler: {type: tpe, group: 3}}\n", 10,
+     ["3 is not bool"]),
+    ("sampler value", BASE + "study: {sampler: {type: qmc, qmc_type: x}}\n", 10, ["qmc_type"]),
+    ("grid of reals",
+     base_with("lr_decay", "momentum").replace(", when: {lr_schedule: multistep}", "")
+     + "study: {sampler: grid}\n", 10, ["needs a step", "lr, momentum"]),
+    ("grid with conditions", BASE + "study: {sampler: grid}\n", 10, ["conditional"]),
+    ("grid too small", "name: t\ndata: {name: digits}\nsearch:\n"
+     "  num_peers: {type: int, low: 1, high: 3}\nstudy: {sampler: grid}\n", 5, ["3 points", "20"]),
+    ("pruner", BASE + "study:\n  pruner: medain\n", 11, ["'medain'", "mean 'median'"]),
+    ("pruner null", BASE + "study:\n  pruner: null\n", 11, ["None is not one of", "none"]),
+    ("pruner argument", BASE + "study:\n  pruner:\n    type: median\n    warmup: 3\n", 13,
+     ["'median' has no such argument", "n_warmup_steps"]),
+    ("pruner argument type", BASE + "study: {pruner: {type: median, n_warmup_steps: 1.5}}\n", 10,
+     ["1.5 is not int"]),
+    ("pruner argument missing", BASE + "study: {pruner: percentile}\n", 10,
+     ["pruner.percentile", "required"]),
+    ("pruner value", BASE + "study: {pruner: {type: median, n_warmup_steps: -1}}\n", 10, ["-1"]),
+    ("hyperband value", BASE + "study: {pruner: {type: hyperband, reduction_factor: 1}}\n", 10,
+     ["reduction"]),
+    ("hyperband beyond the run", BASE + "study: {pruner: {type: hyperband, min_resource: 6}}\n", 10,
+     ["min_resource 6", "5 (epochs)"]),
+    ("wrapped pruner", BASE + "study:\n  pruner:\n    type: patient\n    patience: 3\n"
+     "    wrapped: {type: medain}\n", 14, ["wrapped.type", "'median'"]),
+    ("gpus", BASE + "resources: {gpus_per_trial: 1.5}\n", 10, ["1.5", "fraction of one GPU"]),
+    ("cpus", BASE + "resources: {cpus_per_trial: 0}\n", 10, ["cpus_per_trial", "(0, inf)"]),
+    ("concurrent", BASE + "resources: {max_concurent: 2}\n", 10, ["'max_concurrent'"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"), [case[1:] for case in WRONG], ids=[case[0] for case in WRONG]
+)
+def test_wrong_space_names_line_and_remedy(
+    tmp_path: Path, text: str | bytes, line: int | tuple[int, ...], words: list[str]
+) -> None:
+    message = complaint(tmp_path, text)
+    lines = line if isinstance(line, tuple) else (line,)
+    path = tmp_path / "t.yaml"
+    assert any(message.startswith(f"{path}:{number}: ") for number in lines), message
+    for word in words:
+        assert word in message, message
+
+
+def test_all_problems_are_reported_in_the_order_of_the_file(tmp_path: Path) -> None:
+    text = base_with("epochs: 5", "epoch: 5") + "enqueue: [{lr: 7}]\nstudy: {trials: 0}\n"
+    lines = complaint(tmp_path, text).splitlines()
+    assert [line.removeprefix(f"{tmp_path / 't.yaml'}:")[:2] for line in lines] == [
+        "4:",
+        "10",
+        "11",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("override", "start"),
+    [
+        ("trainer.epoch=4", "--set trainer.epoch: unknown field (did you mean 'epochs'?)"),
+        ("search.lr.high=0.001", "--set search.lr.high: search.lr: empty range"),
+        ("search.lr.high=1e3", "--set search.lr.high: 1000.0 is not a number in (0, 100]"),
+        ("search.lr.low=2", "--set search.lr.low: search.lr: empty range"),
+        ("trainer.lr=0.1", "--set trainer.lr: is both fixed in trainer and searched"),
+        ("search.epochs={type: int, low: 1, high: 2}", "--set search.epochs: is both fixed"),
+        ("data.root=[1", "--set data.root: not valid YAML"),
+        ("data.root=*x", "--set data.root: anchors"),
+        ("name.x=1", "--set name.x: 'name' is not a mapping"),
+        ("fobar=1", "--set fobar: unknown section"),
+        ("study.timeout=soon", "--set study.timeout: 'soon' is not a duration"),
+        ("trainer.epochs", "--set trainer.epochs: expected key=value"),
+        ("trainer..epochs=3", "--set trainer..epochs=3: expected key=value"),
+    ],
+)
+def test_wrong_override_names_itself(tmp_path: Path, override: str, start: str) -> None:
+    assert complaint(tmp_path, BASE, override).startswith(start)
+
+
+def test_wrong_options_name_themselves(tmp_path: Path) -> None:
+    assert complaint(tmp_path, BASE, timeout="8 h ours").startswith("--timeout: '8 h ours'")
+    assert complaint(tmp_path, BASE, trials=0).startswith("--trials: 0 is not a whole number")
+    assert complaint(tmp_path, BASE, name="a/b").startswith("--name: 'a/b'")
