@@ -1,0 +1,82 @@
+"""The leader as an MLflow model: no pickle, the same logits."""
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from tracking_helpers import all_runs, client_of, open_tracker, save_tiny_leader
+
+from okddip_search.tracking import store_uri
+
+
+def pickles_in(path: Path) -> list[str]:
+    """Name everything in a folder, and in archives in it, that looks like a pickle."""
+
+    def look(name: str, data: bytes) -> list[str]:
+        if zipfile.is_zipfile(io.BytesIO(data)):
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                return [
+                    found
+                    for member in archive.namelist()
+                    for found in look(f"{name}!{member}", archive.read(member))
+                ]
+        is_pickle = name.endswith((".pkl", ".pickle")) or data[:1] == b"\x80" and data[-1:] == b"."
+        return [name] if is_pickle else []
+
+    return [
+        found
+        for file in path.rglob("*")
+        if file.is_file()
+        for found in look(file.name, file.read_bytes())
+    ]
+
+
+def tiny_network() -> nn.Module:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(4, 5)).eval()
+
+
+def test_a_model_is_logged_without_pickle_and_gives_the_same_logits(tmp_path):
+    import mlflow.pytorch
+
+    from okddip_search.tracking_model import log_model
+
+    client = client_of(store_uri(tmp_path))
+    location = (tmp_path / "mlartifacts").as_uri()
+    experiment_id = client.create_experiment("demo", location)
+    run_id = client.create_run(experiment_id).info.run_id
+    network = tiny_network()
+    model_id = log_model(client, run_id, experiment_id, network, (3, 8, 8), "digest")
+    assert log_model(client, run_id, experiment_id, network, (3, 8, 8), "digest") == model_id
+
+    folder = next((tmp_path / "mlartifacts").rglob("MLmodel")).parent
+    assert (folder / "data" / "model.pt2").exists()
+    assert pickles_in(tmp_path / "mlartifacts") == []
+    loaded = mlflow.pytorch.load_model(str(folder))
+    for batch_size in (1, 2, 7):
+        images = torch.randn(batch_size, 3, 8, 8)
+        with torch.no_grad():
+            torch.testing.assert_close(loaded(images), network(images), rtol=1e-5, atol=1e-6)
+    served = mlflow.pyfunc.load_model(str(folder)).predict(np.zeros((3, 3, 8, 8), np.float32))
+    assert served.shape == (3, 5)
+    assert len(client.search_logged_models([experiment_id])) == 1
+    assert [m.model_id for m in client.get_run(run_id).outputs.model_outputs] == [model_id]
+
+
+def test_the_leader_of_a_search_is_logged_once(tmp_path):
+    save_tiny_leader(tmp_path / "leader")
+    tracker = open_tracker(tmp_path)
+    tracker.search_started({}, {}, [])
+    tracker.log_leader(tmp_path / "leader")
+    tracker.log_leader(tmp_path / "leader")
+    assert tracker.close(60) == 0
+    client = client_of(store_uri(tmp_path))
+    parent = all_runs(store_uri(tmp_path))["demo"]
+    files = {file.path for file in client.list_artifacts(parent.info.run_id, "leader_files")}
+    assert files == {"leader_files/leader.json", "leader_files/leader.safetensors"}
+    assert len(client.search_logged_models([parent.info.experiment_id])) == 1
+    assert pickles_in(tmp_path / "mlartifacts") == []
