@@ -1,0 +1,304 @@
+"""The bridge between Ray Tune, which runs trials, and the Optuna study, which decides about them.
+
+``StudyBridge`` is the sole writer of the study. Tune sees it through two thin faces that only
+forward: a ``Searcher`` (what to run next, how it ended) and a ``TrialScheduler`` (go on or stop).
+Tune's own ``OptunaSearch`` cannot serve here: it never prunes, records stopped trials as complete,
+and loses its place after a restart.
+"""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from okddip_search.events import Listener, TrialEnd
+from okddip_search.pruning import PRUNE_FROM, first_prunable_step
+from okddip_search.sampling import make_sampler
+from okddip_search.settings import ObjectiveSettings
+from okddip_search.spec import SearchSpec
+from okddip_search.study import best_trial, trials_in
+from okddip_search.trial import one_line
+from trainer.config import TrainConfig
+
+logger = logging.getLogger(__name__)
+
+MAX_CONSECUTIVE_FAILURES = 5
+"""After so many failures in a row the search stops: something common is broken."""
+REASON = "okddip:reason"
+
+
+@dataclass
+class OpenTrial:
+    """A trial that is running somewhere.
+
+    Attributes:
+        trial: Its handle in the study.
+        config: What its worker trains.
+        curve: The raw metric by epoch, as far as the worker has reported it.
+        deaths: Why its worker processes died, if any did.
+    """
+
+    trial: Trial
+    config: TrainConfig
+    curve: dict[int, float] = field(default_factory=dict)
+    deaths: list[str] = field(default_factory=list)
+
+
+class StudyBridge:
+    """Asks, reports, prunes and tells; nobody else writes to the study.
+
+    Trials that an earlier driver left RUNNING are handed out first, with their numbers, parameters
+    and curves. Complete and pruned trials count toward the budget, failed ones do not.
+
+    Args:
+        study: Opened under the directory's lock.
+        spec: The search.
+        slots: How many trials can run at once.
+        listeners: Told of every event.
+    """
+
+    def __init__(
+        self, study: optuna.Study, spec: SearchSpec, slots: int, listeners: Sequence[Listener]
+    ) -> None:
+        self.study = study
+        self.spec = spec
+        self.slots = slots
+        self.interrupted = False
+        self.abort_reason = ""
+        self._listeners = listeners
+        self._open: dict[int, OpenTrial] = {}
+        self._left_running = trials_in(study, TrialState.RUNNING)
+        self._failures_in_a_row = 0
+        timeout_s = spec.study.timeout
+        self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
+
+    @property
+    def num_finished(self) -> int:
+        """Trials that count toward the budget: complete and pruned."""
+        return len(trials_in(self.study, TrialState.COMPLETE, TrialState.PRUNED))
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether no further trial may start."""
+        late = self._deadline is not None and time.monotonic() > self._deadline
+        if late or self.interrupted or self.abort_reason:
+            return True
+        pending = len(self._open) + len(self._left_running)
+        return self.num_finished + pending >= self.spec.study.trials
+
+    def next_trial(self) -> OpenTrial | None:
+        """Return the next trial to start, or None while there is no free slot or nothing to do."""
+        if len(self._open) >= self.slots:
+            return None
+        if self._left_running and not self.interrupted:
+            frozen = self._left_running.pop(0)
+            return self._start(frozen.number, frozen)
+        if self.exhausted:
+            return None
+        return self._start(self._next_number(), None)
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing runs and nothing will."""
+        return not self._open and not self._left_running and self.exhausted
+
+    def _next_number(self) -> int:
+        waiting = trials_in(self.study, TrialState.WAITING)
+        return waiting[0].number if waiting else len(self.study.get_trials(deepcopy=False))
+
+    def _start(self, number: int, adopted: FrozenTrial | None) -> OpenTrial:
+        # A sampler of its own for every trial, seeded by its number: a resumed search then
+        # suggests what the unbroken one would have.
+        self.study.sampler = make_sampler(self.spec, number)
+        trial = Trial(self.study, adopted._trial_id) if adopted else self.study.ask()
+        config = self.spec.suggest(trial)
+        if PRUNE_FROM not in trial.user_attrs:
+            trial.set_user_attr(PRUNE_FROM, first_prunable_step(config))
+        self._open[trial.number] = OpenTrial(trial, config)
+        for listener in self._listeners:
+            listener.trial_started(trial.number, trial.params, resumed=adopted is not None)
+        return self._open[trial.number]
+
+    def report(self, number: int, reports: Sequence[Mapping[str, Any]]) -> bool:
+        """Record a worker's epochs; those that the study has already are not recorded again.
+
+        Args:
+            number: Of the trial.
+            reports: ``EpochReport`` as dicts, in order; after a restart from the first epoch on.
+
+        Returns:
+            Whether the trial is to stop: it was pruned, or is not running any more.
+        """
+        entry = self._open.get(number)
+        if entry is None:
+            return True
+        known = self._recorded(entry.trial)
+        for report in reports:
+            step = int(report["epoch"])
+            entry.curve[step] = float(report[self.spec.objective.metric])
+            if step not in known:
+                value = reduced([entry.curve[s] for s in sorted(entry.curve)], self.spec.objective)
+                entry.trial.report(value, step)
+                for listener in self._listeners:
+                    listener.epoch_reported(number, step, report)
+            last_step = entry.config.epochs - 1
+            if step >= max(known, default=0) and step < last_step and entry.trial.should_prune():
+                self._close(number, TrialState.PRUNED)
+                return True
+        return False
+
+    def complete(self, number: int, reports: Sequence[Mapping[str, Any]]) -> None:
+        """Close a trial whose worker has finished; nothing happens if it is closed already."""
+        if number not in self._open or self.report(number, reports):
+            return
+        entry = self._open[number]
+        if len(entry.curve) < entry.config.epochs:
+            self.fail(number, f"ended after {len(entry.curve)} of {entry.config.epochs} epochs")
+            return
+        self._close(number, TrialState.COMPLETE)
+
+    def closed(self) -> list[tuple[TrialEnd, Mapping[str, Any]]]:
+        """Return how every closed trial ended, with its parameters."""
+        return [(end_of(trial), trial.params) for trial in trials_in(self.study, *_STATE_NAMES)]
+
+    def fail(self, number: int, reason: str) -> None:
+        """Close a trial as failed, with the reason; nothing happens if it is closed already."""
+        if number in self._open:
+            self._open[number].trial.set_user_attr(REASON, reason)
+            self._close(number, TrialState.FAIL, reason)
+
+    def worker_died(self, number: int, reason: str) -> None:
+        """Remember why a worker died; Tune decides whether the trial goes on in another one."""
+        if number in self._open:
+            self._open[number].deaths.append(reason)
+
+    def give_up(self, number: int) -> None:
+        """Close a trial whose workers died too often."""
+        if number in self._open:
+            deaths = self._open[number].deaths or ["its worker ended without a word"]
+            self.fail(number, f"its worker died {len(deaths)} times, last: {deaths[-1]}")
+
+    def _close(self, number: int, state: TrialState, reason: str = "") -> None:
+        entry = self._open.pop(number)
+        complete = state is TrialState.COMPLETE
+        value = self._recorded(entry.trial)[entry.config.epochs - 1] if complete else None
+        frozen = self.study.tell(entry.trial, value, state)
+        self._failures_in_a_row = self._failures_in_a_row + 1 if state is TrialState.FAIL else 0
+        if self._failures_in_a_row >= MAX_CONSECUTIVE_FAILURES:
+            self.abort_reason = f"{self._failures_in_a_row} trials in a row failed: {reason}"
+        for listener in self._listeners:
+            listener.trial_ended(end_of(frozen), self.best())
+
+    def _recorded(self, trial: Trial) -> dict[int, float]:
+        return self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
+
+    def best(self) -> TrialEnd | None:
+        """Return the best complete trial so far."""
+        best = best_trial(self.study)
+        return None if best is None else end_of(best)
+
+
+def end_of(trial: FrozenTrial) -> TrialEnd:
+    """Return how a closed trial of the study ended."""
+    return TrialEnd(
+        number=trial.number,
+        state=_STATE_NAMES[trial.state],
+        value=trial.value,
+        last_step=trial.last_step,
+        reason=trial.user_attrs.get(REASON, ""),
+    )
+
+
+def reduced(curve: Sequence[float], objective: ObjectiveSettings) -> float:
+    """Return what a trial is worth after the epochs so far: last, best, or mean of the last 3."""
+    if objective.reduce == "best":
+        return max(curve)
+    tail = curve[-3:] if objective.reduce == "mean_last_3" else curve[-1:]
+    return sum(tail) / len(tail)
+
+
+_STATE_NAMES: dict[TrialState, Any] = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}
+
+
+class Unsaved:
+    """Keeps the bridge out of the snapshots that Tune pickles; the study is what a resume reads."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return nothing."""
+        return {}
+
+
+class StudySearcher(Unsaved, Searcher):  # type: ignore[misc]
+    """Tune's question "what next?", forwarded."""
+
+    def __init__(self, bridge: StudyBridge) -> None:
+        super().__init__(metric=None, mode=None)
+        self._bridge = bridge
+        self._numbers: dict[str, int] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Return a trial for the worker, None to wait, ``FINISHED`` when there is no more."""
+        entry = self._bridge.next_trial()
+        if entry is None:
+            return Searcher.FINISHED if self._bridge.done else None
+        self._numbers[trial_id] = entry.trial.number
+        return {"number": entry.trial.number, "trainer": entry.config.to_dict()}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Do nothing: the scheduler is asked first and has recorded it."""
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Close the trial. Tune skips the scheduler for a last result, so it is recorded here."""
+        number = self._numbers.pop(trial_id, None)
+        if number is None or self._bridge.interrupted:
+            return
+        if error or result is None:
+            self._bridge.give_up(number)
+        elif failure := result.get("failure"):
+            self._bridge.fail(number, failure)
+        else:
+            self._bridge.complete(number, result["reports"])
+
+    def save(self, checkpoint_path: str) -> None:
+        """Save nothing."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Restore nothing."""
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Save nothing."""
+
+
+class StudyScheduler(Unsaved, FIFOScheduler):  # type: ignore[misc]
+    """Tune's question "go on?", forwarded after every epoch."""
+
+    _supports_buffered_results = False
+
+    def __init__(self, bridge: StudyBridge) -> None:
+        super().__init__()
+        self._bridge = bridge
+
+    def on_trial_result(
+        self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]
+    ) -> str:
+        """Record the epochs and stop a pruned trial."""
+        stop = self._bridge.report(trial.config["number"], result["reports"])
+        return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
+
+    def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
+        """Remember why a worker died; Tune says so only here, also when it will try again."""
+        error = trial.get_pickled_error() or trial.get_error()
+        self._bridge.worker_died(trial.config["number"], one_line(error))

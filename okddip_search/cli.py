@@ -1,0 +1,175 @@
+"""The command ``okddip-search``: flags and words only; each command calls one function."""
+
+import shlex
+import sys
+from pathlib import Path
+
+import click
+
+from okddip_search.errors import UserError
+from okddip_search.space import SearchSpec, bundled_spaces, load_space, summary_of
+from trainer.__main__ import main as train
+
+DIRECTORY = click.Path(path_type=Path, file_okay=False)
+FORMATS = ("yaml", "weights", "pt2", "onnx")
+
+
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--space", metavar="FILE", help="Space file, or a bundled one. [default: digits.yaml]"
+)
+@click.option("--gpus", type=click.IntRange(0), help="GPUs to use; 0: CPU. [default: all visible]")
+@click.option("--gpus-per-trial", type=float, help="Below 1, several trials share a GPU.")
+@click.option("--trials", type=click.IntRange(1), help="Finished trials, instead of the space's.")
+@click.option("--timeout", metavar="TIME", help="No trial starts after 8h, 90m, 30s.")
+@click.option("--name", help="Name of the search, instead of the space's.")
+@click.option("--out", type=DIRECTORY, help="Directory of the search. [default: runs/NAME]")
+@click.option("--resume", is_flag=True, help="Go on with the search in the directory.")
+@click.option("--tracking-uri", metavar="URI", help="MLflow server. [default: sqlite in --out]")
+@click.option("--address", metavar="ADDR", help="Running Ray cluster. [default: this machine]")
+@click.option("--set", "sets", metavar="KEY=VALUE", multiple=True, help="Change the space file.")
+@click.option("--explain", is_flag=True, help="Print what would run, and start nothing.")
+@click.version_option(package_name="okddip-search")
+@click.pass_context
+def cli(
+    context: click.Context,
+    space: str | None,
+    gpus: int | None,
+    gpus_per_trial: float | None,
+    trials: int | None,
+    timeout: str | None,
+    name: str | None,
+    out: Path | None,
+    resume: bool,
+    tracking_uri: str | None,
+    address: str | None,
+    sets: tuple[str, ...],
+    explain: bool,
+) -> None:
+    r"""Search for the best compact image classifier that online distillation can train.
+
+    A space file says what to train and what to try. Trials run in parallel on the GPUs, hopeless
+    ones are pruned, MLflow shows them, and the best configuration and network are written out.
+
+    \b
+    okddip-search                                       digits on the CPU, a minute
+    okddip-search --space cifar100.yaml --gpus 8        overnight on eight GPUs
+    okddip-search --space cifar100.yaml --resume        go on after a stop or a crash
+    """
+    if context.invoked_subcommand is not None:
+        return
+    if gpus_per_trial is not None:
+        sets = (*sets, f"resources.gpus_per_trial={gpus_per_trial}")
+    spec, directory = _resolve(space, sets, trials, timeout, name, out, resume)
+    if explain:
+        from okddip_search.plan import explain_search
+
+        explain_search(spec, directory, gpus=gpus, tracking_uri=tracking_uri)
+        return
+    from okddip_search.search import SearchRequest, run_search
+
+    request = SearchRequest(
+        spec=spec,
+        directory=directory,
+        resume=resume,
+        gpus=gpus,
+        tracking_uri=tracking_uri,
+        address=address,
+        command=shlex.join(["okddip-search", *sys.argv[1:]]),
+    )
+    context.exit(run_search(request))
+
+
+def _resolve(
+    space: str | None,
+    sets: tuple[str, ...],
+    trials: int | None,
+    timeout: str | None,
+    name: str | None,
+    out: Path | None,
+    resume: bool,
+) -> tuple[SearchSpec, Path]:
+    """Return the space and the directory; a resumed search keeps the space that it started with."""
+    if not resume:
+        spec = load_space(space or "digits", sets, trials=trials, timeout=timeout, name=name)
+        return spec, out or Path("runs") / spec.name
+    asked = load_space(space or "digits", sets, name=name) if space or sets else None
+    directory = out or Path("runs") / (asked.name if asked else name or "digits")
+    saved = directory / "spec.yaml"
+    if not saved.exists():
+        raise UserError(
+            f"{directory} holds no search to resume", "Leave --resume out to start one."
+        )
+    spec = load_space(saved, trials=trials, timeout=timeout)
+    for section in ("data", "trainer", "search", "objective"):
+        if asked is not None and getattr(asked, section) != getattr(spec, section):
+            raise UserError(
+                f"{section} has changed since the search in {directory} began",
+                "Leave --space and --set out to go on as it began, or choose another --name.",
+            )
+    return spec, directory
+
+
+@cli.command()
+@click.argument("directory", metavar="DIR", type=DIRECTORY)
+@click.option("--output", type=click.Path(path_type=Path), help="File or folder to write.")
+@click.option("--format", "form", type=click.Choice(FORMATS), default="yaml", show_default=True)
+def export(directory: Path, output: Path | None, form: str) -> None:
+    """Write out the winner of the search in DIR.
+
+    yaml: its configuration; weights: safetensors and JSON; pt2, onnx: the network, ready to run.
+    """
+    from okddip_search.export import export as run_export
+
+    click.echo(f"wrote {run_export(directory, form, output)}")
+
+
+@cli.command()
+@click.argument("directory", metavar="DIR", type=DIRECTORY)
+@click.option("--port", type=click.IntRange(1, 65535), help="[default: 5000, or a free one]")
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.pass_context
+def ui(context: click.Context, directory: Path, port: int | None, host: str) -> None:
+    """Show the search in DIR in MLflow's user interface."""
+    from okddip_search.ui import serve_ui
+
+    context.exit(serve_ui(directory, host=host, port=port))
+
+
+@cli.command()
+@click.argument("directory", metavar="DIR", type=DIRECTORY)
+@click.option("--tracking-uri", metavar="URI", help="Instead of the search's own.")
+def sync(directory: Path, tracking_uri: str | None) -> None:
+    """Deliver to MLflow what a search in DIR could not deliver while it ran."""
+    from okddip_search.tracking import sync as run_sync
+
+    delivered = run_sync(directory, tracking_uri)
+    click.echo(f"delivered {delivered} records; MLflow is up to date")
+
+
+@cli.command()
+def spaces() -> None:
+    """List the bundled spaces."""
+    for name, path in bundled_spaces().items():
+        click.echo(f"{name:<22} {summary_of(path)}")
+
+
+cli.add_command(train, "train")
+
+
+def main() -> None:
+    """Run the command; a user's mistake is told and exits 2, without a traceback."""
+    try:
+        sys.exit(cli.main(standalone_mode=False) or 0)
+    except UserError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Hands over the winner: the best configuration and the leader's weights, in several formats."""
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from okddip_search.errors import UserError
+from okddip_search.events import TrialEnd
+from trainer.files import write_atomically
+
+logger = logging.getLogger(__name__)
+
+BEST = "best.yaml"
+LEADER = "leader"
+TRIALS = "trials"
+FORMATS = ("yaml", "weights", "pt2", "onnx")
+_DEFAULT_OUTPUT = {
+    "yaml": "best.yaml",
+    "weights": "leader",
+    "pt2": "leader.pt2",
+    "onnx": "leader.onnx",
+}
+
+
+def keep_best(directory: Path, best: TrialEnd, objective: str) -> None:
+    """Make a complete trial the search's winner: copy its leader and write ``best.yaml``.
+
+    ``best.yaml`` is a configuration that ``okddip-search train`` runs as it is, with precision and
+    number of threads as they were: the same accuracy to the last digit on the same machine.
+
+    Args:
+        directory: Of the search.
+        best: The trial.
+        objective: In words, how a trial's value comes from its curve.
+    """
+    trial_dir = directory / TRIALS / str(best.number)
+    result = json.loads((trial_dir / "result.json").read_text(encoding="utf-8"))
+    environment = result["environment"]
+    config = {
+        **result["config"],
+        "precision": environment["precision"],
+        "num_threads": environment["num_threads"],
+    }
+    header = (
+        f"# Best configuration of the search {directory.resolve().name}.\n"
+        f"# Trial {best.number}: leader's validation accuracy {best.value:.4%} ({objective}).\n"
+        f"# Trained on {environment['device']} with torch {environment['torch']}.\n"
+        "# The test set has not been looked at.\n"
+        "# Train it again: okddip-search train best.yaml --out DIR\n"
+    )
+    _replace_folder(trial_dir / LEADER, directory / LEADER)
+    body = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    write_atomically(directory / BEST, header + body)
+
+
+def _replace_folder(source: Path, target: Path) -> None:
+    fresh = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(fresh, ignore_errors=True)
+    shutil.copytree(source, fresh)
+    shutil.rmtree(target, ignore_errors=True)
+    fresh.rename(target)
+
+
+class BestKeeper:
+    """A ``Listener`` that keeps ``best.yaml`` and ``leader/`` up to date while a search runs."""
+
+    def __init__(self, directory: Path, objective: str) -> None:
+        self._directory = directory
+        self._objective = objective
+
+    def trial_started(self, number: int, params: Mapping[str, Any], resumed: bool) -> None:
+        """Do nothing."""
+
+    def epoch_reported(self, number: int, step: int, report: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def trial_ended(self, end: TrialEnd, best: TrialEnd | None) -> None:
+        """Keep the trial if it is the best now."""
+        if best is None or best.number != end.number:
+            return
+        try:
+            keep_best(self._directory, best, self._objective)
+        except OSError:  # tried once more when the search ends, and told then
+            logger.exception("cannot keep trial %d as the best", best.number)
+
+
+def export(directory: Path, form: str, output: Path | None) -> Path:
+    """Copy or convert the winner of a search.
+
+    Args:
+        directory: Of the search.
+        form: One of ``FORMATS``: ``yaml`` (the configuration), ``weights`` (a directory with
+            safetensors and JSON), ``pt2`` (``torch.export`` archive), ``onnx``.
+        output: Where to; None: the format's usual name in the working directory.
+
+    Returns:
+        What was written.
+
+    Raises:
+        UserError: There is no winner yet, or the extra for the format is missing.
+    """
+    if not (directory / BEST).exists():
+        raise UserError(
+            f"{directory} has no {BEST}: no trial of a search there is complete",
+            "Let the search finish a trial, or name a search directory such as runs/digits.",
+        )
+    target = output or Path(_DEFAULT_OUTPUT[form])
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if form == "yaml":
+        if target.resolve() != (directory / BEST).resolve():
+            shutil.copyfile(directory / BEST, target)
+    elif form == "weights":
+        if target.resolve() != (directory / LEADER).resolve():
+            shutil.copytree(directory / LEADER, target, dirs_exist_ok=True)
+    else:
+        _convert(directory / LEADER, form, target)
+    return target
+
+
+def _convert(leader_dir: Path, form: str, target: Path) -> None:
+    from trainer.leader import export_onnx, export_pt2, load_leader
+
+    leader = load_leader(leader_dir)
+    if form == "pt2":
+        export_pt2(leader, target)
+        return
+    try:
+        export_onnx(leader, target)
+    except ImportError as error:
+        raise UserError(
+            f"exporting to ONNX needs packages that are not installed ({error})",
+            "Install them with: pip install 'okddip-search[onnx]'",
+        ) from None

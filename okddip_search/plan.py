@@ -1,0 +1,75 @@
+"""``--explain``: what would run and be written; nothing is started, no torch is imported."""
+
+from pathlib import Path
+
+import click
+import optuna
+
+from okddip_search.console import duration, params_text
+from okddip_search.resources import allot, count_cpus, count_gpus
+from okddip_search.sampling import make_sampler
+from okddip_search.spec import SearchSpec
+from okddip_search.tracking import masked, store_uri
+
+SAMPLES = 3
+
+
+def explain_search(
+    spec: SearchSpec, directory: Path, *, gpus: int | None, tracking_uri: str | None
+) -> None:
+    """Print the resolved space, the budget, what each trial occupies, and the files to come.
+
+    Raises:
+        UserError: The search cannot run here as asked.
+    """
+    allotment = allot(spec.resources, cpus=count_cpus(), gpus=count_gpus(), asked_gpus=gpus)
+    study = spec.study
+    click.echo(spec.to_yaml())
+    click.echo("# Budget")
+    click.echo(
+        f"{study.trials} finished trials of at most {spec.max_epochs} epochs "
+        f"({study.trials * spec.max_epochs:,} epochs if none is pruned)"
+    )
+    if study.timeout is not None:
+        click.echo(f"no trial starts after {duration(study.timeout)}")
+    click.echo("\n# Resources")
+    click.echo(
+        f"{allotment.slots} trials at a time on {allotment.cpus} cores and {allotment.gpus} GPUs; "
+        f"each has {allotment.cpus_per_trial:g} cores ({allotment.threads_per_trial} threads) "
+        f"and {allotment.gpus_per_trial:g} GPUs"
+    )
+    click.echo("\n# First trials")
+    for number, params in enumerate(first_params(spec)):
+        source = "enqueued" if number < len(spec.enqueue) else study.sampler.type
+        click.echo(f"trial {number} ({source}): {params_text(params)}")
+    click.echo("\n# Would write")
+    for name, what in (
+        ("spec.yaml", "this space"),
+        ("study.journal", "every decision and every epoch's value (Optuna)"),
+        ("trials/NUMBER/", "checkpoint, leader and result.json of each trial"),
+        ("best.yaml", "the winner's configuration"),
+        ("leader/", "the winner's network"),
+        ("tracking.jsonl", "what MLflow is told"),
+        ("search.log", "what the libraries have to say"),
+    ):
+        click.echo(f"{directory}/{name:<16} {what}")
+    click.echo(f"MLflow: {masked(tracking_uri or store_uri(directory))}")
+
+
+def first_params(spec: SearchSpec) -> list[dict[str, object]]:
+    """Return the parameters of the enqueued trials and of the first sampled ones.
+
+    Sampled as in the search as long as no trial has finished: samplers that learn suggest at
+    random before that.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction="maximize")
+    for params in spec.enqueue:
+        study.enqueue_trial(dict(params))
+    found: list[dict[str, object]] = []
+    for number in range(min(spec.study.trials, len(spec.enqueue) + SAMPLES)):
+        study.sampler = make_sampler(spec, number)
+        trial = study.ask()
+        spec.suggest(trial)
+        found.append(trial.params)
+    return found

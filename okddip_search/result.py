@@ -1,0 +1,132 @@
+"""What a search says at its end: its trials, the winner beside the paper's setting, next steps."""
+
+import math
+from pathlib import Path
+
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from okddip_search.bridge import REASON, StudyBridge
+from okddip_search.console import params_text, percent, value_text
+from okddip_search.spec import SearchSpec
+from okddip_search.study import best_trial, paper_trial, trials_in
+
+ROWS = 20
+
+
+def print_result(
+    console: Console, spec: SearchSpec, directory: Path, bridge: StudyBridge, num_validation: int
+) -> None:
+    """Print how the search ended.
+
+    Args:
+        console: Where to.
+        spec: The search.
+        directory: Of the search.
+        bridge: It says why the search ended, and has the study.
+        num_validation: Validation images, for the size of the noise.
+    """
+    study = bridge.study
+    console.print(_table(study.get_trials(deepcopy=False), spec))
+    counts = {
+        state: len(trials_in(study, state))
+        for state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+    }
+    console.print(
+        f"{counts[TrialState.COMPLETE]} complete, {counts[TrialState.PRUNED]} pruned, "
+        f"{counts[TrialState.FAIL]} failed"
+    )
+    for trial in trials_in(study, TrialState.FAIL):
+        console.print(f"trial {trial.number} failed: {escape(trial.user_attrs.get(REASON, ''))}")
+    if bridge.abort_reason:
+        console.print(f"Given up: {escape(bridge.abort_reason)}", style="red")
+    best = best_trial(study)
+    if best is None:
+        console.print("No trial was completed, so there is no winner.")
+    else:
+        _print_winner(console, spec, best, paper_trial(study), num_validation)
+    shown = _shown(directory)
+    if bridge.interrupted:
+        console.print(f"Stopped. Go on with:  okddip-search --resume --out {shown}")
+    elif best is not None:
+        console.print(
+            f"Next:  okddip-search ui {shown}\n"
+            f"       okddip-search export {shown} --output best.yaml\n"
+            f"       okddip-search train {shown}/best.yaml --out retrained"
+        )
+
+
+def _table(trials: list[FrozenTrial], spec: SearchSpec) -> Table:
+    ended = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    order = {TrialState.COMPLETE: 0, TrialState.PRUNED: 1}
+    ended.sort(key=lambda t: (order[t.state], -(t.value or 0.0), t.number))
+    hidden = len(ended) - ROWS
+    table = Table(
+        box=None,
+        pad_edge=False,
+        header_style="dim",
+        title=f"Leader's validation accuracy ({spec.objective.words})",
+        title_justify="left",
+        caption=f"… and {hidden} more" if hidden > 0 else None,
+    )
+    for heading in ("trial", "state", "accuracy", "epochs", *spec.search):
+        table.add_column(heading.replace("_", "\n"), justify="right", vertical="bottom")
+    for trial in ended[:ROWS]:
+        epochs = 0 if trial.last_step is None else trial.last_step + 1
+        table.add_row(
+            str(trial.number),
+            trial.state.name,
+            percent(trial.value),
+            str(epochs),
+            *(escape(value_text(trial.params.get(name, "–"))) for name in spec.search),
+        )
+    return table
+
+
+def _print_winner(
+    console: Console,
+    spec: SearchSpec,
+    best: FrozenTrial,
+    paper: FrozenTrial | None,
+    num_validation: int,
+) -> None:
+    console.print(
+        f"Best: trial {best.number}, leader's validation accuracy {percent(best.value)} "
+        f"({spec.objective.words})\n  {escape(params_text(best.params))}"
+    )
+    if paper is None or paper.value is None:
+        return
+    if paper.number == best.number:
+        console.print("That is the paper's own setting.")
+        return
+    console.print(
+        f"The paper's own setting: trial {paper.number}, {percent(paper.value)}"
+        + (f" when it was pruned at epoch {paper.last_step}" if _pruned(paper) else "")
+    )
+    if not _pruned(paper):
+        console.print(_significance(best.value or 0.0, paper.value, num_validation))
+
+
+def _significance(best: float, paper: float, count: int) -> str:
+    """Say what the difference of two single runs is worth.
+
+    The standard error is that of two shares over ``count`` images each; seeds add to it, and so
+    does having picked the best of many trials, so it is the least there can be.
+    """
+    error = math.sqrt((best * (1 - best) + paper * (1 - paper)) / count)
+    verdict = "within noise" if best - paper < 2 * error else "to be confirmed over several seeds"
+    return (
+        f"Difference {100 * (best - paper):+.2f} points: {verdict} (one run each; standard error "
+        f"from {count} validation images alone {100 * error:.2f} points)"
+    )
+
+
+def _pruned(trial: FrozenTrial) -> bool:
+    return trial.state is TrialState.PRUNED
+
+
+def _shown(directory: Path) -> Path:
+    working = Path.cwd()
+    return directory.relative_to(working) if directory.is_relative_to(working) else directory

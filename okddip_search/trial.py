@@ -1,0 +1,101 @@
+"""What Ray runs in a worker: one training run, an epoch a step. The trainer runs only here."""
+
+import logging
+import traceback
+from pathlib import Path
+from typing import Any
+
+from ray.tune import Trainable
+
+logger = logging.getLogger(__name__)
+
+
+class OKDDipTrial(Trainable):  # type: ignore[misc]
+    """One trial of the search.
+
+    Workers are reused from trial to trial (importing torch takes seconds) and Tune may build one
+    that it never steps, so nothing is opened before the first step. Errors of the training are
+    reported as a ``failure`` and not raised: Tune then restarts a trial only when its process died.
+    """
+
+    def setup(self, config: dict[str, Any], arrays: dict[str, Any], trials_dir: str) -> None:
+        """Keep what the trial needs.
+
+        Args:
+            config: ``number`` of the trial and ``trainer``, its ``TrainConfig`` as a dict.
+            arrays: ``DevelopmentData.to_arrays()``, shared by the node's workers, not copied.
+            trials_dir: Each trial has a directory in it, named by its number.
+        """
+        self._assignment = config
+        self._arrays = arrays
+        self._trials_dir = Path(trials_dir)
+        self._data: Any = None
+        self._run: Any = None
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take up another trial in the same process."""
+        self.cleanup()
+        self._assignment = new_config
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Run one epoch.
+
+        The first report of a worker holds all epochs so far, also those of an earlier worker that
+        was killed before its driver heard of them.
+        """
+        try:
+            if self._run is None:
+                self._run = self._open()
+                if self._run.trainer.history:
+                    return self._result(self._run.trainer.history)
+            return self._result([self._run.step()])
+        except Exception as error:  # whatever it is, this trial failed and the search goes on
+            self._write_traceback()
+            self.cleanup()
+            return {"reports": [], "failure": one_line(error), "done": True}
+
+    @property
+    def _directory(self) -> Path:
+        return self._trials_dir / str(self._assignment["number"])
+
+    def _write_traceback(self) -> None:
+        """Keep the whole story beside the trial; the study has room for one line of it."""
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            (self._directory / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        except OSError:
+            logger.exception("trial %s failed", self._assignment["number"])
+
+    def _open(self) -> Any:
+        from trainer.config import TrainConfig
+        from trainer.data import DevelopmentData
+        from trainer.run import TrainingRun
+
+        if self._data is None:
+            self._data = DevelopmentData.from_arrays(self._arrays)
+        config = TrainConfig(**self._assignment["trainer"])
+        return TrainingRun(config, self._data, self._directory)
+
+    def _result(self, reports: list[Any]) -> dict[str, Any]:
+        return {
+            "reports": [report.to_dict() for report in reports],
+            "done": self._run.trainer.finished,
+        }
+
+    def cleanup(self) -> None:
+        """Let go of the run, its directory and its GPU memory."""
+        if self._run is None:
+            return
+        import torch
+
+        self._run.close()
+        self._run = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def one_line(error: BaseException | None) -> str:
+    """Return an error's type and the first line of its message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

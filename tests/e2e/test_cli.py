@@ -1,0 +1,98 @@
+"""What a user meets at the command line before any search starts."""
+
+import subprocess
+import sys
+
+import pytest
+from search_helpers import SPACE, run, write_space
+
+from okddip_search.space import bundled_spaces
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--explain"], ["spaces"], ["train", "--help"]])
+def test_it_answers_without_importing_torch_ray_or_mlflow(tmp_path, arguments):
+    probe = (
+        "import sys\n"
+        "from okddip_search.cli import main\n"
+        "sys.argv[0] = 'okddip-search'\n"
+        "try:\n    main()\n"
+        "except SystemExit as end:\n    assert not end.code, end.code\n"
+        "heavy = {'torch', 'ray', 'mlflow'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", probe, *arguments], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_explain_shows_the_space_the_budget_and_the_first_trials(tmp_path):
+    done = run("--space", write_space(tmp_path), "--explain", "--gpus", 0, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for words in (
+        "temperature:",
+        "8 finished trials of at most 8 epochs",
+        "trial 0 (enqueued): lr=0.1  temperature=3",
+        "trial 1 (random): lr=",
+        "study.journal",
+    ):
+        assert words in done.stdout
+    assert [p.name for p in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
+def test_bundled_spaces_are_listed_and_found_from_any_directory(tmp_path):
+    listed = run("spaces", cwd=tmp_path)
+    assert set(bundled_spaces()) == {line.split()[0] for line in listed.stdout.splitlines()}
+    found = run("--space", "digits.yaml", "--explain", cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+
+
+def test_an_existing_file_wins_over_a_bundled_one(tmp_path):
+    (tmp_path / "digits.yaml").write_text(SPACE)
+    done = run("--space", "digits.yaml", "--explain", cwd=tmp_path)
+    assert "name: tiny" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--space", "cifer10.yaml"], "did you mean 'cifar10.yaml'"),
+        (["--space", "tiny.yaml", "--gpus", "4096"], "there are only"),
+        (["--space", "tiny.yaml", "--set", "trainer.epoch=3"], "did you mean 'epochs'"),
+        (["--space", "tiny.yaml", "--set", "trainer.epochs=0"], "--set trainer.epochs"),
+        (["--space", "tiny.yaml", "--timeout", "soon"], "--timeout"),
+        (["--space", "tiny.yaml", "--set", "data.name=cifar10"], "data.root"),
+        (["--space", "tiny.yaml", "--set", "trainer.device=cuda", "--gpus", "0"], "cuda"),
+        (["--resume", "--out", "nowhere"], "holds no search"),
+        (["export", "nowhere"], "best.yaml"),
+        (["ui", "nowhere"], "nowhere"),
+        (["sync", "nowhere"], "nowhere"),
+        (["train", "nowhere.yaml", "--out", "x"], "nowhere.yaml"),
+    ],
+    ids=lambda value: " ".join(value[-2:]) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_told_with_its_remedy(tmp_path, arguments, words):
+    write_space(tmp_path)
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert words in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_wrong_space_names_file_and_line(tmp_path):
+    write_space(tmp_path, SPACE.replace("log: true", "logg: true"))
+    done = run("--space", "tiny.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "tiny.yaml:5:" in done.stderr
+    assert "did you mean 'log'" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_space_that_changed_is_refused_on_resume(tmp_path):
+    first = run("--space", write_space(tmp_path), "--out", "out", "--trials", 1, cwd=tmp_path)
+    assert first.returncode == 0, first.stdout + first.stderr
+    write_space(tmp_path, SPACE.replace("high: 0.3", "high: 0.2"))
+    done = run("--space", "tiny.yaml", "--out", "out", "--resume", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "search has changed" in done.stderr

@@ -1,0 +1,157 @@
+"""Killed, stopped and resumed searches: nothing that was reported is lost or done twice."""
+
+import os
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+from search_helpers import (
+    assert_consistent,
+    epochs_recorded,
+    kill,
+    read_study,
+    run,
+    start,
+    wait_until,
+    write_space,
+)
+
+NAME = "runs/tiny"
+
+
+def recorded_curves(directory):
+    return {t.number: (t.params, dict(t.intermediate_values)) for t in read_study(directory).trials}
+
+
+def alive_workers(directory):
+    """Return the processes that Ray runs for trials of this directory."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            held = [os.readlink(link) for link in (folder / "fd").iterdir()]
+        except OSError:
+            continue
+        trials = str(directory.resolve() / "trials")
+        if any(target.startswith(trials) for target in held):
+            found.append(int(folder.name))
+    return found
+
+
+def test_a_driver_killed_twice_loses_nothing(tmp_path):
+    directory = tmp_path / NAME
+    before = {}
+    for session, enough in enumerate((10, 25)):
+        arguments = ["--resume"] if session else ["--space", write_space(tmp_path)]
+        driver = start(*arguments, "--out", NAME, cwd=tmp_path)
+        wait_until(lambda enough=enough: epochs_recorded(directory) >= enough)
+        kill(driver)
+        after = recorded_curves(directory)
+        for number, (params, curve) in before.items():
+            assert after[number][0] == params
+            assert list(after[number][1].items())[: len(curve)] == list(curve.items())
+        before = after
+
+    done = run("--resume", "--out", NAME, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    study = assert_consistent(directory)
+    assert len(study.trials) == 8
+    for number, (params, curve) in before.items():
+        trial = study.trials[number]
+        assert trial.params == params
+        assert list(trial.intermediate_values.items())[: len(curve)] == list(curve.items())
+
+
+def test_a_killed_one_at_a_time_search_ends_as_the_unbroken_one(tmp_path):
+    options = ("--trials", 4, "--set", "resources.max_concurrent=1", "--set", "study.sampler=tpe")
+    straight = run("--space", write_space(tmp_path), "--out", "straight", *options, cwd=tmp_path)
+    assert straight.returncode == 0, straight.stdout + straight.stderr
+
+    broken = start("--space", "tiny.yaml", "--out", "broken", *options, cwd=tmp_path)
+    wait_until(lambda: epochs_recorded(tmp_path / "broken") >= 12)
+    kill(broken)
+    done = run("--resume", "--out", "broken", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert recorded_curves(tmp_path / "broken") == recorded_curves(tmp_path / "straight")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_cleanly_and_says_how_to_go_on(tmp_path, number):
+    directory = tmp_path / NAME
+    driver = start("--space", write_space(tmp_path), "--out", NAME, cwd=tmp_path)
+    wait_until(lambda: epochs_recorded(directory) >= 5)
+    os.killpg(driver.pid, number)  # a terminal sends Ctrl-C to the whole group
+    output, _ = driver.communicate(timeout=60)
+    assert driver.returncode == 130, output
+    assert f"okddip-search --resume --out {NAME}" in output
+    assert "Traceback" not in output
+    wait_until(lambda: not alive_workers(directory), timeout=10)
+
+    done = run("--resume", "--out", NAME, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(assert_consistent(directory).trials) == 8
+
+
+def test_a_killed_worker_goes_on_from_its_checkpoint(tmp_path):
+    directory = tmp_path / NAME
+    driver = start(
+        "--space", write_space(tmp_path), "--out", NAME, "--trials", 3,
+        "--set", "trainer.epochs=30", "--set", "study.pruner=none", cwd=tmp_path,
+    )  # fmt: skip
+    wait_until(lambda: epochs_recorded(directory) >= 6 and alive_workers(directory))
+    os.kill(alive_workers(directory)[0], signal.SIGKILL)
+    output, _ = driver.communicate(timeout=180)
+    assert driver.returncode == 0, output
+    study = assert_consistent(directory)
+    assert [t.state for t in study.trials] == [TrialState.COMPLETE] * 3
+
+
+def test_a_second_driver_is_refused_while_one_is_at_work(tmp_path):
+    driver = start("--space", write_space(tmp_path), "--out", NAME, cwd=tmp_path)
+    try:
+        wait_until(lambda: epochs_recorded(tmp_path / NAME) >= 1)
+        second = run("--resume", "--out", NAME, cwd=tmp_path)
+        assert second.returncode == 2
+        assert re.search(rf"at work in {NAME}.*{driver.pid}", second.stderr), second.stderr
+    finally:
+        os.killpg(driver.pid, signal.SIGKILL)
+        driver.wait()
+
+
+def test_a_trial_that_fails_is_recorded_with_its_reason_and_the_search_goes_on(tmp_path):
+    space = write_space(tmp_path)
+    space.write_text(space.read_text().replace("{lr: 0.1, temp", "{lr: 100.0, temp"))
+    space.write_text(space.read_text().replace("high: 0.3", "high: 100.0"))
+    done = run(
+        "--space", space, "--out", NAME, "--trials", 3, "--set", "study.seed=3", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    study = read_study(tmp_path / NAME)
+    failed = study.trials[0]
+    assert failed.state is TrialState.FAIL
+    assert "loss is" in failed.user_attrs["okddip:reason"]
+    assert "loss is" in done.stdout
+    assert sum(t.state is not TrialState.FAIL for t in study.trials) == 3
+
+
+def test_a_torn_last_line_of_the_journal_is_cut_and_told(tmp_path):
+    space = write_space(tmp_path)
+    first = run("--space", space, "--out", NAME, "--trials", 2, cwd=tmp_path)
+    assert first.returncode == 0, first.stdout + first.stderr
+    journal = tmp_path / NAME / "study.journal"
+    with open(journal, "ab") as file:
+        file.write(b'{"op_code": 6, "trial_id": 1, "st')
+    done = run("--resume", "--out", NAME, "--trials", 3, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "half-written" in (tmp_path / NAME / "search.log").read_text()
+    assert len(assert_consistent(tmp_path / NAME).trials) == 3
+
+
+def test_no_process_is_left_behind(tmp_path):
+    done = run("--space", write_space(tmp_path), "--out", NAME, "--trials", 2, cwd=tmp_path)
+    assert done.returncode == 0
+    listing = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+    assert str(tmp_path) not in listing
+    assert not alive_workers(tmp_path / NAME)

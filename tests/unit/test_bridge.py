@@ -1,0 +1,242 @@
+"""The bridge over a real study: what is asked, recorded, pruned, closed and adopted."""
+
+from dataclasses import dataclass, field
+
+import pytest
+from optuna.trial import TrialState
+
+from okddip_search.bridge import MAX_CONSECUTIVE_FAILURES, StudyBridge, StudySearcher, reduced
+from okddip_search.settings import ObjectiveSettings
+from okddip_search.space import load_space
+from okddip_search.study import JOURNAL, cut_torn_line, open_study
+
+SPACE = """\
+name: bridge
+data: {name: digits}
+trainer: {model: resnet8, epochs: 6, ramp_epochs: 3}
+search: {lr: {type: float, low: 0.001, high: 1.0, log: true}}
+enqueue: [{lr: 0.1}]
+study: {trials: 4, sampler: tpe, pruner: {type: median, n_startup_trials: 1}}
+"""
+
+
+@dataclass
+class Witness:
+    """A listener that remembers."""
+
+    started: list = field(default_factory=list)
+    epochs: list = field(default_factory=list)
+    ended: list = field(default_factory=list)
+
+    def trial_started(self, number, params, resumed):
+        self.started.append((number, resumed))
+
+    def epoch_reported(self, number, step, report):
+        self.epochs.append((number, step))
+
+    def trial_ended(self, end, best):
+        self.ended.append((end, best))
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Open (or reopen, like a driver after a kill) the same study."""
+    (tmp_path / "space.yaml").write_text(SPACE)
+
+    def make(slots=1, sets=()):
+        spec = load_space(tmp_path / "space.yaml", sets)
+        witness = Witness()
+        return StudyBridge(open_study(tmp_path, spec), spec, slots, [witness]), witness
+
+    return make
+
+
+def reports(values, first=0):
+    return [{"epoch": first + i, "leader_accuracy": v} for i, v in enumerate(values)]
+
+
+def run_trial(bridge, values):
+    number = bridge.next_trial().trial.number
+    for report in reports(values[:-1]):
+        if bridge.report(number, [report]):
+            return number
+    bridge.complete(number, reports(values[-1:], first=len(values) - 1))
+    return number
+
+
+RISING = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+
+
+def test_the_enqueued_configuration_comes_first(make):
+    bridge, _ = make()
+    assert bridge.next_trial().config.lr == 0.1
+
+
+def test_a_complete_trial_has_its_curve_and_its_last_value(make):
+    bridge, witness = make()
+    number = run_trial(bridge, RISING)
+    trial = bridge.study.trials[number]
+    assert trial.state is TrialState.COMPLETE
+    assert trial.value == 0.6
+    assert list(trial.intermediate_values.values()) == RISING
+    assert witness.ended[0][0].state == "complete"
+    assert witness.ended[0][1].number == number
+
+
+def test_no_more_trials_than_slots_are_open(make):
+    bridge, _ = make(slots=2)
+    assert bridge.next_trial() and bridge.next_trial()
+    assert bridge.next_trial() is None
+    assert not bridge.done
+
+
+def test_the_budget_counts_complete_and_pruned_trials_but_not_failed_ones(make):
+    bridge, _ = make()
+    run_trial(bridge, RISING)
+    bridge.fail(bridge.next_trial().trial.number, "out of luck")
+    for _ in range(3):
+        run_trial(bridge, RISING)
+    assert bridge.next_trial() is None
+    assert bridge.done
+    assert [t.state for t in bridge.study.trials].count(TrialState.FAIL) == 1
+    assert len(bridge.study.trials) == 5
+
+
+def test_a_hopeless_trial_is_pruned_but_not_before_its_ramp_up_is_over(make):
+    bridge, witness = make()
+    run_trial(bridge, RISING)
+    number = bridge.next_trial().trial.number
+    assert not bridge.report(number, reports([0.0]))
+    assert not bridge.report(number, reports([0.0], first=1))
+    assert not bridge.report(number, reports([0.0], first=2))
+    assert bridge.report(number, reports([0.0], first=3))  # w(3) = 1 with R = 3; w(2) = 0.57
+    trial = bridge.study.trials[number]
+    assert trial.state is TrialState.PRUNED
+    assert (trial.last_step, trial.value) == (3, 0.0)
+    assert witness.ended[-1][0].state == "pruned"
+    assert bridge.report(number, reports([0.0], first=4)), "a closed trial is told to stop"
+    assert len(bridge.study.trials[number].intermediate_values) == 4
+
+
+def test_a_trial_left_running_is_adopted_with_number_parameters_and_curve(make):
+    bridge, _ = make()
+    entry = bridge.next_trial()
+    bridge.report(entry.trial.number, reports(RISING[:2]))
+
+    again, witness = make()
+    adopted = again.next_trial()
+    assert adopted.trial.number == entry.trial.number
+    assert adopted.config == entry.config
+    assert witness.started == [(0, True)]
+    # The new worker reports all it has: the known epochs stay, the missed one is filled in.
+    again.report(0, reports([0.9, 0.9, 0.3]))
+    assert again.study.trials[0].intermediate_values == {0: 0.1, 1: 0.2, 2: 0.3}
+    assert witness.epochs == [(0, 2)]
+    assert len(again.study.trials) == 1
+
+
+def test_a_trial_killed_between_asking_and_sampling_is_adopted(make):
+    bridge, _ = make()
+    bridge.study.ask()
+    again, _ = make()
+    assert again.next_trial().config.lr == 0.1
+
+
+def test_a_finished_worker_that_reports_again_closes_the_adopted_trial(make):
+    bridge, _ = make()
+    bridge.report(bridge.next_trial().trial.number, reports(RISING))
+    again, _ = make()
+    again.complete(again.next_trial().trial.number, reports(RISING))
+    assert again.study.trials[0].value == 0.6
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "gp", "qmc"])
+def test_a_search_that_was_cut_anywhere_suggests_what_the_unbroken_one_does(
+    make, tmp_path, sampler
+):
+    def suggestions(cut_after):
+        (tmp_path / JOURNAL).unlink(missing_ok=True)
+        found = []
+        bridge, _ = make(sets=[f"study.sampler={sampler}", "study.trials=8"])
+        for number in range(8):
+            if number == cut_after:
+                bridge, _ = make(sets=[f"study.sampler={sampler}", "study.trials=8"])
+            entry = bridge.next_trial()
+            found.append(entry.config.lr)
+            bridge.complete(entry.trial.number, reports([entry.config.lr] * 6))
+        return found
+
+    straight = suggestions(cut_after=None)
+    assert len(set(straight)) == 8
+    assert suggestions(cut_after=3) == straight
+    assert suggestions(cut_after=6) == straight
+
+
+def test_seeds_differ_from_trial_to_trial(make):
+    bridge, _ = make(slots=3)
+    seeds = {bridge.next_trial().config.seed for _ in range(3)}
+    assert len(seeds) == 3
+
+
+def test_a_failure_keeps_its_reason(make):
+    bridge, witness = make()
+    number = bridge.next_trial().trial.number
+    bridge.fail(number, "NonFiniteLossError: loss is nan")
+    assert bridge.study.trials[number].state is TrialState.FAIL
+    assert bridge.study.trials[number].user_attrs["okddip:reason"].endswith("loss is nan")
+    assert witness.ended[0][0].reason.endswith("loss is nan")
+
+
+def test_failures_in_a_row_end_the_search_and_a_success_forgives_them(make):
+    bridge, _ = make()
+    for _ in range(MAX_CONSECUTIVE_FAILURES - 1):
+        bridge.fail(bridge.next_trial().trial.number, "no space left on device")
+    run_trial(bridge, RISING)
+    for _ in range(MAX_CONSECUTIVE_FAILURES):
+        assert not bridge.done
+        bridge.fail(bridge.next_trial().trial.number, "no space left on device")
+    assert bridge.done
+    assert "no space left on device" in bridge.abort_reason
+
+
+def test_a_worker_that_ends_early_is_a_failure_not_a_result(make):
+    bridge, _ = make()
+    number = bridge.next_trial().trial.number
+    bridge.complete(number, reports(RISING[:2]))
+    assert bridge.study.trials[number].state is TrialState.FAIL
+
+
+def test_no_trial_starts_after_the_timeout_but_running_ones_finish(make):
+    bridge, _ = make(sets=["study.timeout=0.001"])
+    bridge._deadline = 0.0
+    assert bridge.next_trial() is None
+    assert bridge.done
+
+
+def test_an_interrupted_search_leaves_its_trials_running(make):
+    bridge, _ = make()
+    searcher = StudySearcher(bridge)
+    number = searcher.suggest("t1")["number"]
+    bridge.interrupted = True
+    searcher.on_trial_complete("t1", {"reports": [], "failure": "stopped"})
+    assert bridge.study.trials[number].state is TrialState.RUNNING
+    assert searcher.suggest("t2") is None
+
+
+@pytest.mark.parametrize(
+    ("reduce", "value"), [("last", 0.4), ("best", 0.9), ("mean_last_3", (0.9 + 0.2 + 0.4) / 3)]
+)
+def test_a_curve_is_reduced_as_the_objective_says(reduce, value):
+    assert reduced([0.1, 0.9, 0.2, 0.4], ObjectiveSettings(reduce=reduce)) == pytest.approx(value)
+
+
+def test_a_torn_last_line_is_cut_and_a_whole_journal_is_left_alone(make, tmp_path):
+    bridge, _ = make()
+    run_trial(bridge, RISING)
+    journal = tmp_path / JOURNAL
+    whole = journal.read_bytes()
+    assert not cut_torn_line(journal)
+    for torn in (b"{", b'{"op_code": 4', b'{"op_code": 4}'):
+        journal.write_bytes(whole + torn)
+        assert cut_torn_line(journal)
+        assert journal.read_bytes() == whole
