@@ -30,7 +30,7 @@ from trainer.config import TrainConfig
 logger = logging.getLogger(__name__)
 
 MAX_CONSECUTIVE_FAILURES = 5
-"""After so many failures in a row the search stops: something common is broken."""
+"""After so many failures with no epoch between them the search stops: the fault is a common one."""
 REASON = "okddip:reason"
 
 
@@ -122,8 +122,7 @@ class StudyBridge:
         if PRUNE_FROM not in trial.user_attrs:
             trial.set_user_attr(PRUNE_FROM, first_prunable_step(config))
         self._open[trial.number] = OpenTrial(trial, config)
-        for listener in self._listeners:
-            listener.trial_started(trial.number, trial.params, resumed=adopted is not None)
+        self._tell("trial_started", trial.number, trial.params, adopted is not None)
         return self._open[trial.number]
 
     def report(self, number: int, reports: Sequence[Mapping[str, Any]]) -> bool:
@@ -146,8 +145,9 @@ class StudyBridge:
             if step not in known:
                 value = reduced([entry.curve[s] for s in sorted(entry.curve)], self.spec.objective)
                 entry.trial.report(value, step)
-                for listener in self._listeners:
-                    listener.epoch_reported(number, step, report)
+                self._failures_in_a_row = 0  # others train well: this is no common fault
+            # Also what the study knows: an earlier driver may have died before it told.
+            self._tell("epoch_reported", number, step, report)
             last_step = entry.config.epochs - 1
             if step >= max(known, default=0) and step < last_step and entry.trial.should_prune():
                 self._close(number, TrialState.PRUNED)
@@ -193,16 +193,28 @@ class StudyBridge:
         self._failures_in_a_row = self._failures_in_a_row + 1 if state is TrialState.FAIL else 0
         if self._failures_in_a_row >= MAX_CONSECUTIVE_FAILURES:
             self.abort_reason = f"{self._failures_in_a_row} trials in a row failed: {reason}"
+        self._tell("trial_ended", end_of(frozen), self.best())
+
+    def _tell(self, event: str, *facts: Any) -> None:
+        """Tell every listener; whatever happens to a screen or a disk there, the search goes on."""
         for listener in self._listeners:
-            listener.trial_ended(end_of(frozen), self.best())
+            try:
+                getattr(listener, event)(*facts)
+            except Exception:
+                logger.exception("%s of %s", event, type(listener).__name__)
 
     def _recorded(self, trial: Trial) -> dict[int, float]:
         return self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
 
     def best(self) -> TrialEnd | None:
         """Return the best complete trial so far."""
-        best = best_trial(self.study)
-        return None if best is None else end_of(best)
+        return best_of(self.study)
+
+
+def best_of(study: optuna.Study) -> TrialEnd | None:
+    """Return the best complete trial of a study."""
+    best = best_trial(study)
+    return None if best is None else end_of(best)
 
 
 def end_of(trial: FrozenTrial) -> TrialEnd:

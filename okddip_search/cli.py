@@ -2,16 +2,18 @@
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from okddip_search.errors import UserError
+from okddip_search.export import FORMATS
+from okddip_search.export import export as run_export
 from okddip_search.space import SearchSpec, bundled_spaces, load_space, summary_of
 from trainer.__main__ import main as train
 
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
-FORMATS = ("yaml", "weights", "pt2", "onnx")
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -92,22 +94,32 @@ def _resolve(
     """Return the space and the directory; a resumed search keeps the space that it started with."""
     if not resume:
         spec = load_space(space or "digits", sets, trials=trials, timeout=timeout, name=name)
-        return spec, out or Path("runs") / spec.name
-    asked = load_space(space or "digits", sets, name=name) if space or sets else None
+        return _rooted(spec), out or Path("runs") / spec.name
+    asked = load_space(space, sets, name=name) if space else None
     directory = out or Path("runs") / (asked.name if asked else name or "digits")
     saved = directory / "spec.yaml"
     if not saved.exists():
         raise UserError(
             f"{directory} holds no search to resume", "Leave --resume out to start one."
         )
-    spec = load_space(saved, trials=trials, timeout=timeout)
-    for section in ("data", "trainer", "search", "objective"):
-        if asked is not None and getattr(asked, section) != getattr(spec, section):
+    began = load_space(saved)
+    spec = load_space(saved, sets, trials=trials, timeout=timeout)
+    # What ranks the trials stays; budget, resources and the place of the data may change.
+    for section in ("trainer", "search", "objective"):
+        if any(getattr(s, section) != getattr(began, section) for s in (spec, asked or spec)):
             raise UserError(
                 f"{section} has changed since the search in {directory} began",
                 "Leave --space and --set out to go on as it began, or choose another --name.",
             )
-    return spec, directory
+    return _rooted(spec), directory
+
+
+def _rooted(spec: SearchSpec) -> SearchSpec:
+    """Make the place of the data absolute: searches are resumed, winners trained, from anywhere."""
+    if spec.data.root is None:
+        return spec
+    root = str(Path(spec.data.root).expanduser().absolute())
+    return replace(spec, data=spec.data.model_copy(update={"root": root}))
 
 
 @cli.command()
@@ -119,8 +131,6 @@ def export(directory: Path, output: Path | None, form: str) -> None:
 
     yaml: its configuration; weights: safetensors and JSON; pt2, onnx: the network, ready to run.
     """
-    from okddip_search.export import export as run_export
-
     click.echo(f"wrote {run_export(directory, form, output)}")
 
 
@@ -154,6 +164,28 @@ def spaces() -> None:
         click.echo(f"{name:<22} {summary_of(path)}")
 
 
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def models(as_json: bool) -> None:
+    """List the networks: parameters alone and in groups of 4, and multiply-adds.
+
+    Groups count the two projections of OKDDip. MACs are the multiply-adds of the convolutions and
+    linear layers of one network, for one image of the size it was published for.
+    """
+    from okddip_search.listing import show_models
+
+    show_models(as_json=as_json)
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def methods(as_json: bool) -> None:
+    """List the training methods."""
+    from okddip_search.listing import show_methods
+
+    show_methods(as_json=as_json)
+
+
 cli.add_command(train, "train")
 
 
@@ -161,7 +193,7 @@ def main() -> None:
     """Run the command; a user's mistake is told and exits 2, without a traceback."""
     try:
         sys.exit(cli.main(standalone_mode=False) or 0)
-    except UserError as error:
+    except (UserError, OSError) as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
     except click.ClickException as error:

@@ -23,6 +23,14 @@ PLAIN_WIDTH = 160
 """Columns where there is no terminal to ask."""
 
 
+class Terminal(Console):
+    """A console whose reader may go away (``| head``, a lost connection): the search goes on."""
+
+    def on_broken_pipe(self) -> None:
+        """Fall silent; rich would exit."""
+        self.quiet = True
+
+
 @contextmanager
 def noise_to(log: Path) -> Iterator[Console]:
     """Send everything that libraries print (also from C++) to a file, and give us the terminal.
@@ -38,7 +46,7 @@ def noise_to(log: Path) -> Iterator[Console]:
         os.dup2(file.fileno(), 2)
         try:
             width = None if terminal.isatty() else PLAIN_WIDTH
-            yield Console(file=terminal, width=width, highlight=False)
+            yield Terminal(file=terminal, width=width, highlight=False)
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -75,18 +83,19 @@ class SearchConsole:
     Args:
         console: Where to draw.
         spec: The search.
-        slots: How many trials run at once, for the estimate of the time left.
         finished: Trials that count and were done before this session.
+        best: The best complete trial of earlier sessions.
     """
 
-    def __init__(self, console: Console, spec: SearchSpec, slots: int, finished: int) -> None:
+    def __init__(
+        self, console: Console, spec: SearchSpec, finished: int, best: TrialEnd | None
+    ) -> None:
         self._console = console
         self._spec = spec
-        self._slots = slots
         self._counts = {"complete": 0, "pruned": 0, "failed": 0}
         self._before = finished
         self._running: dict[int, tuple[Mapping[str, Any], Mapping[str, Any] | None]] = {}
-        self._best: TrialEnd | None = None
+        self._best = best
         self._started = time.monotonic()
         self._live = Live(
             get_renderable=self._render,
@@ -108,6 +117,10 @@ class SearchConsole:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        """Stop drawing."""
+        self.stop()
+
+    def stop(self) -> None:
         """Stop drawing; the last table stays."""
         if self._live.is_started:
             self._live.stop()
@@ -150,7 +163,7 @@ class SearchConsole:
         elapsed_s = time.monotonic() - self._started
         return Text(
             f"{self._spec.name}: {done} of {self._spec.study.trials} trials  "
-            f"(complete {counts['complete']}, pruned {counts['pruned']}, "
+            f"(here: complete {counts['complete']}, pruned {counts['pruned']}, "
             f"failed {counts['failed']})  best {best}  "
             f"elapsed {duration(elapsed_s)}  left {self._time_left(done, elapsed_s)}",
             style="bold",

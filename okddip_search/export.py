@@ -1,7 +1,6 @@
 """Hands over the winner: the best configuration and the leader's weights, in several formats."""
 
 import json
-import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,8 +11,6 @@ import yaml
 from okddip_search.errors import UserError
 from okddip_search.events import TrialEnd
 from trainer.files import write_atomically
-
-logger = logging.getLogger(__name__)
 
 BEST = "best.yaml"
 LEADER = "leader"
@@ -81,12 +78,8 @@ class BestKeeper:
 
     def trial_ended(self, end: TrialEnd, best: TrialEnd | None) -> None:
         """Keep the trial if it is the best now."""
-        if best is None or best.number != end.number:
-            return
-        try:
+        if best is not None and best.number == end.number:
             keep_best(self._directory, best, self._objective)
-        except OSError:  # tried once more when the search ends, and told then
-            logger.exception("cannot keep trial %d as the best", best.number)
 
 
 def export(directory: Path, form: str, output: Path | None) -> Path:

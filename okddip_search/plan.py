@@ -33,11 +33,7 @@ def explain_search(
     if study.timeout is not None:
         click.echo(f"no trial starts after {duration(study.timeout)}")
     click.echo("\n# Resources")
-    click.echo(
-        f"{allotment.slots} trials at a time on {allotment.cpus} cores and {allotment.gpus} GPUs; "
-        f"each has {allotment.cpus_per_trial:g} cores ({allotment.threads_per_trial} threads) "
-        f"and {allotment.gpus_per_trial:g} GPUs"
-    )
+    click.echo(allotment.words)
     click.echo("\n# First trials")
     for number, params in enumerate(first_params(spec)):
         source = "enqueued" if number < len(spec.enqueue) else study.sampler.type

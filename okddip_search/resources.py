@@ -29,6 +29,15 @@ class Allotment:
     slots: int
 
     @property
+    def words(self) -> str:
+        """Say it in one line."""
+        return (
+            f"{self.slots} trials at a time on {self.cpus} cores and {self.gpus} GPUs; each has "
+            f"{self.cpus_per_trial:g} cores ({self.threads_per_trial} threads) and "
+            f"{self.gpus_per_trial:g} GPUs"
+        )
+
+    @property
     def threads_per_trial(self) -> int:
         """Threads of one trial, at least 1."""
         return max(1, int(self.cpus_per_trial))

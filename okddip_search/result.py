@@ -99,11 +99,12 @@ def _print_winner(
     if paper is None or paper.value is None:
         return
     if paper.number == best.number:
-        console.print("That is the paper's own setting.")
+        console.print("It was enqueued first: the paper's own setting in the bundled spaces.")
         return
     console.print(
-        f"The paper's own setting: trial {paper.number}, {percent(paper.value)}"
-        + (f" when it was pruned at epoch {paper.last_step}" if _pruned(paper) else "")
+        f"Enqueued first (the paper's own setting in the bundled spaces): trial {paper.number}, "
+        + percent(paper.value)
+        + (f" when it was pruned after {len(paper.intermediate_values)} epochs" * _pruned(paper))
     )
     if not _pruned(paper):
         console.print(_significance(best.value or 0.0, paper.value, num_validation))

@@ -3,13 +3,15 @@
 import dataclasses
 import logging
 import os
+import platform
 import shutil
 import signal
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
@@ -21,15 +23,16 @@ from ray import tune
 from ray.tune.stopper import Stopper
 from rich.console import Console
 
-from okddip_search.bridge import StudyBridge, StudyScheduler, StudySearcher, Unsaved
+from okddip_search.bridge import StudyBridge, StudyScheduler, StudySearcher, Unsaved, best_of
 from okddip_search.console import SearchConsole, noise_to
 from okddip_search.errors import UserError
+from okddip_search.events import TrialEnd
 from okddip_search.export import BEST, LEADER, TRIALS, BestKeeper, keep_best
 from okddip_search.resources import Allotment, allot, count_cpus, count_gpus
 from okddip_search.result import print_result
 from okddip_search.spec import SearchSpec
-from okddip_search.study import JOURNAL, open_study, sole_driver, trials_in
-from okddip_search.tracking import Tracker, masked
+from okddip_search.study import JOURNAL, open_study, require_same_images, sole_driver, trials_in
+from okddip_search.tracking import Tracker, masked, target_of, usual_uri
 from okddip_search.trial import OKDDipTrial
 from trainer.data import DataError, DevelopmentData, load_development_data
 from trainer.files import write_atomically
@@ -40,6 +43,7 @@ WORKER_DEATHS_FORGIVEN = 3
 """So often a trial goes on from its checkpoint after its process died (killed, out of memory)."""
 TRACKING_FLUSH_S = 30.0
 SPEC = "spec.yaml"
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,10 @@ class _Search:
         self.terminal = terminal
 
     def run(self) -> int:
+        uri = self.request.tracking_uri
+        if uri is None and self.request.resume:
+            uri = usual_uri(self.directory)
+        target_of(self.directory, uri)  # a mistake in it is told before anything starts
         data = self._load_data()
         with ExitStack() as stack:
             allotment = stack.enter_context(_ray_cluster(self.request))
@@ -99,15 +107,15 @@ class _Search:
             write_atomically(self.directory / SPEC, self.spec.to_yaml())
             study = open_study(self.directory, self.spec)
             before = len(trials_in(study, TrialState.COMPLETE, TrialState.PRUNED))
-            console = SearchConsole(self.terminal, self.spec, allotment.slots, before)
-            tracker = Tracker(
-                self.directory, self.request.tracking_uri, self.spec.name, on_trouble=console.say
-            )
+            require_same_images(study, data.fingerprint)
+            console = SearchConsole(self.terminal, self.spec, before, best_of(study))
+            console.say(allotment.words)
+            tracker = Tracker(self.directory, uri, self.spec.name, on_trouble=console.say)
             tracker.search_started(*self._provenance(data, allotment))
             keeper = BestKeeper(self.directory, self.spec.objective.words)
             bridge = StudyBridge(study, as_run, allotment.slots, (keeper, tracker, console))
             tracker.catch_up(bridge.closed(), bridge.best())
-            with _stop_on_signal(bridge, self.request.directory, console.say), console:
+            with _stop_on_signal(bridge, self.request.directory, console), console:
                 self._tune(bridge, allotment, data)
             # Before Ray goes down: that takes seconds in which the result can be read already.
             return self._finish(bridge, tracker, len(data.validation))
@@ -135,8 +143,12 @@ class _Search:
             "okddip.space": spec.name,
             "okddip.data_fingerprint": data.fingerprint,
             "okddip.slots": str(allotment.slots),
-            "okddip.ray": ray.__version__,
-            "okddip.optuna": optuna.__version__,
+            "okddip.host": platform.node(),
+            "okddip.python": platform.python_version(),
+            **{
+                f"okddip.{package}": metadata.version(package)
+                for package in ("okddip-search", "torch", "ray", "optuna", "mlflow")
+            },
         }
         return params, tags, [self.directory / SPEC]
 
@@ -175,23 +187,29 @@ class _Search:
 
     def _finish(self, bridge: StudyBridge, tracker: Tracker, num_validation: int) -> int:
         best = bridge.best()
-        if best is not None:
-            keep_best(self.directory, best, self.spec.objective.words)
-            if not bridge.interrupted:
-                tracker.log_leader(self.directory / LEADER)
+        if best is not None and self._keep(best) and not bridge.interrupted:
+            tracker.log_leader(self.directory / LEADER)
         status: Literal["FINISHED", "KILLED", "FAILED"] = "FINISHED"
         if bridge.interrupted or bridge.abort_reason:
             status = "KILLED" if bridge.interrupted else "FAILED"
         best_file = self.directory / BEST
         tracker.search_ended(status, {}, [best_file] if best_file.exists() else [])
-        undelivered = tracker.close(TRACKING_FLUSH_S)
         print_result(self.terminal, self.spec, self.directory, bridge, num_validation)
+        undelivered = tracker.close(TRACKING_FLUSH_S)
         if undelivered:
             self.terminal.print(
                 f"{undelivered} tracking records are not delivered yet; they are kept. "
                 f"Deliver them with:  okddip-search sync {self.request.directory}"
             )
         return 130 if bridge.interrupted else 1 if bridge.abort_reason or best is None else 0
+
+    def _keep(self, best: TrialEnd) -> bool:
+        try:
+            keep_best(self.directory, best, self.spec.objective.words)
+        except (OSError, ValueError, KeyError) as error:
+            self.terminal.print(f"{BEST} and {LEADER}/ could not be written: {error}", markup=False)
+            return False
+        return True
 
 
 def _as_run(spec: SearchSpec, allotment: Allotment) -> SearchSpec:
@@ -211,9 +229,15 @@ def _as_run(spec: SearchSpec, allotment: Allotment) -> SearchSpec:
             f"{allotment.cpus_per_trial:g} cores: threads that wait for each other cost a multiple",
             "Leave trainer.num_threads out, or raise resources.cpus_per_trial.",
         )
+    if (spec.data.workers or 0) > allotment.cpus_per_trial:
+        raise UserError(
+            f"data.workers is {spec.data.workers}, but a trial has {allotment.cpus_per_trial:g} "
+            "cores: processes that wait for each other decode no faster",
+            "Leave data.workers out, or raise resources.cpus_per_trial.",
+        )
     here: dict[str, Any] = {"num_threads": allotment.threads_per_trial}
-    if allotment.gpus_per_trial == 0:
-        here["device"] = "cpu"
+    # Said outright: a worker that has lost its GPU must fail, not train on the CPU for days.
+    here["device"] = "cuda" if allotment.gpus_per_trial > 0 else "cpu"
     return dataclasses.replace(spec, trainer={**here, **spec.trainer})
 
 
@@ -252,7 +276,10 @@ def _ray_cluster(request: SearchRequest) -> Iterator[Allotment]:
         return
     allotment = allot(settings, cpus=count_cpus(), gpus=count_gpus(), asked_gpus=request.gpus)
     # Ray's sockets live there, and their paths may have 107 bytes at most.
-    with tempfile.TemporaryDirectory(prefix="okddip-", ignore_cleanup_errors=True) as short:
+    place = "/tmp" if len(tempfile.gettempdir()) > 20 and os.path.isdir("/tmp") else None
+    with tempfile.TemporaryDirectory(
+        prefix="okddip-", dir=place, ignore_cleanup_errors=True
+    ) as short:
         with _sigterm_blocked():
             ray.init(
                 address="local",
@@ -296,19 +323,18 @@ class _WhenInterrupted(Unsaved, Stopper):  # type: ignore[misc]
 
 
 @contextmanager
-def _stop_on_signal(
-    bridge: StudyBridge, directory: Path, say: Callable[[str], None]
-) -> Iterator[None]:
-    """Let the first SIGINT or SIGTERM end the search cleanly, and a second one at once."""
+def _stop_on_signal(bridge: StudyBridge, directory: Path, console: SearchConsole) -> Iterator[None]:
+    """Let the first SIGINT, SIGTERM or SIGHUP end the search cleanly, and a second one at once."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         if bridge.interrupted:  # everything reported is on disk, so nothing needs tidying
-            say(f"Stopped at once. Go on with:  okddip-search --resume --out {directory}")
+            console.stop()
+            console.say(f"Stopped at once. Go on with:  okddip-search --resume --out {directory}")
             os._exit(130)
         bridge.interrupted = True
-        say("stopping: running trials finish their epoch (once more to stop at once)")
+        console.say("stopping: running trials finish their epoch (once more to stop at once)")
 
-    previous = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+    previous = {s: signal.signal(s, stop) for s in STOP_SIGNALS}
     try:
         yield
     finally:

@@ -203,7 +203,7 @@ class StudySettings(StrictModel):
 class ResourceSettings(StrictModel):
     """What each trial occupies; null: decided from the machine."""
 
-    cpus_per_trial: Annotated[float, Field(gt=0)] | None = Field(None, description="CPU cores")
+    cpus_per_trial: Annotated[float, Field(ge=1)] | None = Field(None, description="CPU cores")
     gpus_per_trial: Annotated[float, Field(ge=0)] | None = Field(
         None, description="GPUs; below 1, several trials share one"
     )

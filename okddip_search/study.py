@@ -22,6 +22,7 @@ from trainer.files import LockedError, exclusive_lock
 logger = logging.getLogger(__name__)
 
 JOURNAL = "study.journal"
+FINGERPRINT = "okddip:data_fingerprint"
 PAPER_KEY = "okddip:enqueued"
 """User attribute of a trial that the space file asked for; the paper's own setting comes first."""
 
@@ -48,20 +49,45 @@ def open_study(directory: Path, spec: SearchSpec) -> optuna.Study:
 
     Call it under ``sole_driver``: it cuts a torn line off the journal and takes away a lock file
     that a killed driver left behind (Optuna would wait 30 s for it).
+
+    Raises:
+        UserError: The journal is damaged before its last line.
     """
     path = directory / JOURNAL
     (directory / f"{JOURNAL}.lock").unlink(missing_ok=True)
     cut_torn_line(path)
-    study = optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(path))),
-        study_name=spec.name,
-        direction="maximize",
-        pruner=make_pruner(spec),
-        load_if_exists=True,
-    )
+    try:
+        study = optuna.create_study(
+            storage=JournalStorage(JournalFileBackend(str(path))),
+            study_name=spec.name,
+            direction="maximize",
+            pruner=make_pruner(spec),
+            load_if_exists=True,
+        )
+    except (ValueError, KeyError) as error:  # what Optuna raises where a line is no record
+        raise UserError(
+            f"{path} is damaged: {error}",
+            "Restore it from a copy, or start again under another --name.",
+        ) from None
     for params in spec.enqueue:
         study.enqueue_trial(dict(params), user_attrs={PAPER_KEY: True}, skip_if_exists=True)
     return study
+
+
+def require_same_images(study: optuna.Study, fingerprint: str) -> None:
+    """Keep a resumed search from ranking trials that were trained on different images.
+
+    Raises:
+        UserError: The images are not those that the search began with.
+    """
+    known = study.user_attrs.get(FINGERPRINT)
+    if known is None:
+        study.set_user_attr(FINGERPRINT, fingerprint)
+    elif known != fingerprint:
+        raise UserError(
+            "the images are not those that the search began with",
+            "Restore them (or --set data.root=FOLDER), or start again under another --name.",
+        )
 
 
 def read_study(directory: Path) -> optuna.Study:

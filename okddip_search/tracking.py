@@ -38,7 +38,7 @@ from okddip_search.tracking_store import (
     target_of,
 )
 
-__all__ = ["Tracker", "masked", "store_uri", "sync"]
+__all__ = ["Tracker", "masked", "store_uri", "sync", "target_of", "usual_uri"]
 
 log = logging.getLogger(__name__)
 log.addHandler(logging.NullHandler())  # a terminal gets `on_trouble`, not log lines
@@ -263,6 +263,10 @@ class Tracker:
                     return
             except UserError as error:
                 self._tell_once(f"{error.message}; waiting for it")
+            except Exception as error:
+                log.exception("tracking: the delivery stopped")
+                self._tell_once(f"tracking: {_brief(error)}; events are kept in {JOURNAL}")
+                self._stopped.wait(_MAX_BACKOFF_S)
 
     def _deliver(self) -> None:
         failures = 0
@@ -341,6 +345,21 @@ class _Replay:
         self._offset = offset
 
 
+def usual_uri(search_dir: Path) -> str | None:
+    """Return where the last driver of a search wrote, or None if there was none.
+
+    Raises:
+        UserError: The address has a password, which is not kept in the search directory.
+    """
+    store = Story.from_journal(search_dir / JOURNAL).store
+    if "***@" in store:
+        raise UserError(
+            f"the password of {store} is not kept in the search directory",
+            "give the whole address again: --tracking-uri https://user:password@...",
+        )
+    return store or None
+
+
 def sync(search_dir: Path, tracking_uri: str | None = None) -> int:
     """Deliver what a search could not deliver while it ran.
 
@@ -361,12 +380,7 @@ def sync(search_dir: Path, tracking_uri: str | None = None) -> int:
     with sole_deliverer(search_dir, timeout_s=30):
         Journal(search_dir / JOURNAL).close()  # cuts a torn last line
         story = Story.from_journal(search_dir / JOURNAL)
-        if tracking_uri is None and "***@" in story.store:
-            raise UserError(
-                f"the password of {story.store} is not kept in the search directory",
-                "give the whole address again: --tracking-uri https://user:password@...",
-            )
-        target = target_of(search_dir, tracking_uri or story.store)
+        target = target_of(search_dir, tracking_uri or usual_uri(search_dir))
         replay = _Replay(search_dir, target, story)
         pending = replay.count_pending()
         _drain(replay, target)

@@ -27,7 +27,7 @@ ARTIFACTS = "mlartifacts"
 
 BEST_ACCURACY = "best_leader_accuracy"  # the metric that runs are sorted by
 
-_SECRET = re.compile(r"//[^/@\s]+@")
+_SECRET = re.compile(r"//\S+@")
 
 # Every column of MLflow's schema that holds an absolute artifact address.
 _ADDRESS_COLUMNS = (
@@ -77,11 +77,23 @@ def masked(text: str) -> str:
 
 
 def target_of(search_dir: Path, tracking_uri: str | None) -> Target:
-    """Describe the store that a tracking URI (None: the directory's own) leads to."""
+    """Describe the store that a tracking URI (None: the directory's own) leads to.
+
+    Raises:
+        UserError: It is no URI, or has a password that needs percent-encoding.
+    """
     own = store_uri(search_dir)
     if tracking_uri in (None, "local", own):
         return Target(own, "local")
-    parts = urlsplit(str(tracking_uri))
+    try:
+        parts = urlsplit(str(tracking_uri))
+    except ValueError as error:
+        raise UserError(f"--tracking-uri {masked(str(tracking_uri))}: {error}") from None
+    if parts.scheme in ("http", "https") and "@" in parts.path + parts.query + parts.fragment:
+        raise UserError(
+            f"--tracking-uri {masked(str(tracking_uri))}: / ? or # in the user's name or password",
+            "Write them percent-encoded, for instance %2F for a slash.",
+        )
     if parts.scheme not in ("http", "https") or "@" not in parts.netloc:
         return Target(str(tracking_uri), masked(str(tracking_uri)))
     login, _, host = parts.netloc.rpartition("@")

@@ -50,8 +50,11 @@ class OKDDipTrial(Trainable):  # type: ignore[misc]
                 if self._run.trainer.history:
                     return self._result(self._run.trainer.history)
             return self._result([self._run.step()])
-        except Exception as error:  # whatever it is, this trial failed and the search goes on
-            self._write_traceback()
+        except Exception as error:
+            if _is_of_the_machine(error):
+                self.cleanup()
+                raise  # Tune takes another worker, which goes on from the checkpoint
+            self._write_traceback()  # the training's own fault: this trial failed
             self.cleanup()
             return {"reports": [], "failure": one_line(error), "done": True}
 
@@ -75,7 +78,9 @@ class OKDDipTrial(Trainable):  # type: ignore[misc]
         if self._data is None:
             self._data = DevelopmentData.from_arrays(self._arrays)
         config = TrainConfig(**self._assignment["trainer"])
-        return TrainingRun(config, self._data, self._directory)
+        return TrainingRun(
+            config, self._data, self._directory, teachers_dir=self._trials_dir.parent / "teachers"
+        )
 
     def _result(self, reports: list[Any]) -> dict[str, Any]:
         return {
@@ -93,6 +98,14 @@ class OKDDipTrial(Trainable):  # type: ignore[misc]
         self._run = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def _is_of_the_machine(error: Exception) -> bool:
+    """Tell a full disk, a lock or a broken GPU, which may be over soon, from a failed training."""
+    from trainer.files import LockedError
+
+    of_cuda = isinstance(error, RuntimeError) and "CUDA" in str(error)
+    return of_cuda or isinstance(error, (OSError, LockedError, MemoryError))
 
 
 def one_line(error: BaseException | None) -> str:

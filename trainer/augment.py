@@ -6,6 +6,7 @@ never with a Python loop over images and never with a wait for the device.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,6 +15,16 @@ from torch import Tensor
 from trainer.images import ImageSet
 
 Batch = tuple[Tensor, Tensor]
+
+
+class EpochBatches(Protocol):
+    """The batches of a training set, an epoch at a time; see ``TrainingBatches``."""
+
+    def __len__(self) -> int:
+        """Steps an epoch."""
+
+    def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
+        """Yield the batches of one epoch, a pure function of ``(seed, epoch)``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +44,14 @@ class Augmentation:
     flip_N: Tensor
 
 
+def mixed_seed(*numbers: int) -> int:
+    """Mix numbers of at least 0 into 32 bits, all that torch's CPU generator is seeded with.
+
+    In (seed, epoch), (0, 1) and (1, 0) differ.
+    """
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
 def draw_augmentation(count: int, *, pad: int, flip: bool, seed: int, epoch: int) -> Augmentation:
     """Draw order, crop offsets and flips of one epoch: a pure function of its arguments.
 
@@ -49,16 +68,14 @@ def draw_augmentation(count: int, *, pad: int, flip: bool, seed: int, epoch: int
     Returns:
         CPU tensors of length N.
     """
-    # torch seeds its CPU generator with 32 bits only: mix, so that (0, 1) and (1, 0) differ.
-    mixed = int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0])
-    generator = torch.Generator().manual_seed(mixed)
+    generator = torch.Generator().manual_seed(mixed_seed(seed, epoch))
     order_N = torch.randperm(count, generator=generator)
     top_N, left_N = torch.randint(0, 2 * pad + 1, (2, count), generator=generator)
     flip_N = torch.randint(0, 2, (count,), generator=generator) == 1
     return Augmentation(order_N, top_N, left_N, flip_N if flip else torch.zeros_like(flip_N))
 
 
-class _Normaliser:
+class Normaliser:
     """Bytes (B, H, W, C) to float32 (B, C, H, W): ``(x / 255 - mean) / std``, channels last."""
 
     def __init__(
@@ -74,9 +91,28 @@ class _Normaliser:
         self._shift_WC = (-mean / std).float().repeat(width).to(device)
 
     def __call__(self, images_BHWC: Tensor) -> Tensor:
+        """Return the normalised images."""
         lines = images_BHWC.reshape(-1, len(self._scale_WC)).float()
         lines = torch.addcmul(self._shift_WC, lines, self._scale_WC)
         return lines.view(images_BHWC.shape).permute(0, 3, 1, 2)
+
+
+def require_two(batch_size: int, count: int) -> None:
+    """Check that there are training batches: batch normalisation needs two images.
+
+    Raises:
+        ValueError: There are none.
+    """
+    if batch_size < 2 or count < 2:
+        raise ValueError(
+            f"a training batch needs 2 images: batch_size {batch_size}, {count} images"
+        )
+
+
+def steps_an_epoch(count: int, batch_size: int) -> int:
+    """Return the number of training batches; a last batch of one image is dropped."""
+    full, rest = divmod(count, batch_size)
+    return full + (rest > 1)
 
 
 class TrainingBatches:
@@ -111,10 +147,7 @@ class TrainingBatches:
         Raises:
             ValueError: ``batch_size`` or N is below 2: batch normalisation needs two images.
         """
-        if batch_size < 2 or len(images) < 2:
-            raise ValueError(
-                f"a training batch needs 2 images: batch_size {batch_size}, {len(images)} images"
-            )
+        require_two(batch_size, len(images))
         count, channels, (height, width) = len(images), images.channels, images.size
         padded = torch.zeros(
             (count, height + 2 * pad, width + 2 * pad, channels), dtype=torch.uint8, device=device
@@ -128,14 +161,13 @@ class TrainingBatches:
         self._lines = padded.view(-1).as_strided((starts, width * channels), (channels, 1))
         self._line_offsets_H = torch.arange(height, device=device) * padded.shape[2]
         self._labels_N = images.labels_N.to(device)
-        self._normalise = _Normaliser(mean_C, std_C, width, device)
+        self._normalise = Normaliser(mean_C, std_C, width, device)
         self._crop_shape = (height, width, channels)
         self._pad, self._flip, self._batch_size, self._device = pad, flip, batch_size, device
 
     def __len__(self) -> int:
         """Steps an epoch. The last batch may be smaller; a last batch of one image is dropped."""
-        full, rest = divmod(len(self._labels_N), self._batch_size)
-        return full + (rest > 1)
+        return steps_an_epoch(len(self._labels_N), self._batch_size)
 
     def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
         """Yield the batches of one epoch, a pure function of ``(seed, epoch)``.
@@ -200,7 +232,7 @@ class EvaluationBatches:
             raise ValueError(f"batch_size {batch_size} is below 1")
         self._images_NHWC = images.images_NCHW.to(device).permute(0, 2, 3, 1).contiguous()
         self._labels_N = images.labels_N.to(device)
-        self._normalise = _Normaliser(mean_C, std_C, images.size[1], device)
+        self._normalise = Normaliser(mean_C, std_C, images.size[1], device)
         self._batch_size = batch_size
 
     def __len__(self) -> int:

@@ -7,15 +7,21 @@ Peers", section 4.1) wherever the paper has one.
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
+from trainer.registry import METHODS, MODELS, width_problem
+
 DatasetName = Literal["digits", "fashion_mnist", "cifar10", "cifar100", "image_folder"]
-ModelName = Literal["resnet8", "resnet14", "resnet20", "resnet32", "resnet56", "resnet110"]
-MethodName = Literal["okddip"]
+if TYPE_CHECKING:
+    MethodName = str
+    ModelName = str
+else:  # one line in the registry is all that a new method or network takes
+    MethodName = Literal[tuple(METHODS)]
+    ModelName = Literal[tuple(MODELS)]
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -64,7 +70,8 @@ def _alternatives(annotation: Any, metadata: list[Any]) -> list[tuple[Any, list[
         inner, *extra = get_args(annotation)
         bounds = [m for e in extra for m in (e.metadata if isinstance(e, FieldInfo) else [e])]
         return _alternatives(inner, metadata + bounds)
-    if get_origin(annotation) not in (None, Literal, tuple) and not isinstance(annotation, type):
+    whole = (None, Literal, tuple, dict)
+    if get_origin(annotation) not in whole and not isinstance(annotation, type):
         return [pair for arm in get_args(annotation) for pair in _alternatives(arm, metadata)]
     return [(annotation, metadata)]
 
@@ -146,6 +153,31 @@ class DataConfig(StrictModel):
     flip: bool | None = Field(
         None, description="horizontal flip; null: as usual (off where it changes the class)"
     )
+    streaming: bool = Field(
+        False,
+        description="image_folder: decode from disk in every epoch, crop at random sizes",
+    )
+    workers: Annotated[int, Field(ge=0, le=256)] | None = Field(
+        None,
+        description="streaming: processes that decode; null: on a GPU one a thread of the run, "
+        "less one, at most 16; on the CPU none",
+    )
+
+    @model_validator(mode="after")
+    def _streaming_fits(self) -> Self:
+        problems = {
+            "streaming": self.streaming and self.name != "image_folder",
+            "pad": self.streaming and self.pad is not None,
+            "workers": not self.streaming and self.workers is not None,
+        }
+        texts = {
+            "streaming": f"{self.name} is held in memory; only image_folder can be streamed",
+            "pad": "streaming crops at random sizes and pads nothing; leave it out",
+            "workers": "only streaming decodes in processes of its own; leave it out",
+        }
+        if any(problems.values()):
+            raise ConfigError([((key,), texts[key]) for key, bad in problems.items() if bad])
+        return self
 
     @model_validator(mode="after")
     def _image_folder_is_complete(self) -> Self:
@@ -171,8 +203,12 @@ class TrainConfig(StrictModel):
         "branch", description="separate networks, or one trunk with a branch per member"
     )
     method: MethodName = Field("okddip", description="how the members teach each other")
-    num_peers: int = Field(3, ge=1, le=15, description="auxiliary peers P; the leader is one more")
-    temperature: float = Field(3.0, gt=0, le=100, description="softmax temperature T")
+    num_peers: int = Field(
+        3, ge=0, le=15, description="peers P, the deployed member is one more; 0 if one is trained"
+    )
+    temperature: float = Field(
+        3.0, gt=0, le=100, description="softmax temperature T; dml and codistillation: 1"
+    )
     attention_dim: Annotated[int, Field(ge=1, le=4096)] | None = Field(
         None, description="width d of the attention projections; null: feature width / 8"
     )
@@ -188,6 +224,21 @@ class TrainConfig(StrictModel):
     detach_targets: bool = Field(
         False, description="stop gradients through the targets (attention then learns nothing)"
     )
+    attention: Literal["learned", "symmetric", "mean", "random"] = Field(
+        "learned", description="okddip: how the peers' shares are found (ablations)"
+    )
+    two_level: bool = Field(
+        True, description="okddip: the ensemble teaches a leader; false: all members are peers"
+    )
+    dml_target: Literal["ensemble_first", "pairwise"] = Field(
+        "pairwise", description="dml: from the others' mean logits, or mean over pairs"
+    )
+    stale_steps: int = Field(
+        100, ge=1, le=1_000_000, description="codistillation: steps between refreshed copies"
+    )
+    teacher: str | dict[str, Any] | None = Field(
+        None, description="kd: folder of a leader, or a configuration that is trained first"
+    )
     epochs: int = Field(300, ge=1, le=100_000, description="passes over the training images")
     batch_size: int = Field(128, ge=2, le=65_536, description="images a step")
     lr: float = Field(0.1, gt=0, le=100, description="initial learning rate")
@@ -199,6 +250,9 @@ class TrainConfig(StrictModel):
     )
     lr_decay: float = Field(0.1, gt=0, le=1, description="multistep: factor at each drop")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the cross-entropy")
+    confidence_penalty: float = Field(
+        0.0, ge=0, le=10, description="β on the entropy of the outputs (Pereyra et al. 2017)"
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="of weights, data order and augmentation")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA if there is one")
     precision: Literal["fp32", "bf16", "auto"] = Field(
@@ -208,12 +262,63 @@ class TrainConfig(StrictModel):
         None, description="CPU threads; null: all cores this process may use"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_method(cls, values: dict[str, Any]) -> dict[str, Any]:
+        name = values.get("method", "okddip")
+        if not isinstance(name, str) or name not in METHODS:
+            return values  # the field says what is wrong
+        info = METHODS[name]
+        defaults: dict[str, Any] = {"temperature": info.temperature}
+        if not info.grouped:
+            defaults["num_peers"] = 0
+        if len(info.structures) == 1:
+            defaults["structure"] = info.structures[0]
+        return {**defaults, **values}
+
+    @model_validator(mode="after")
+    def _method_fits(self) -> Self:
+        info = METHODS[self.method]
+        problems: list[tuple[tuple[str, ...], str]] = []
+        if info.grouped == (self.num_peers == 0):
+            what = (
+                "trains a group: 1 or more" if info.grouped else "trains one network: leave it out"
+            )
+            problems.append((("num_peers",), f"{self.num_peers}, but {self.method} {what}"))
+        if self.structure not in info.structures:
+            text = f"{self.structure!r}, but {self.method} needs {' or '.join(info.structures)}"
+            problems.append((("structure",), text))
+        try:
+            self.teacher_config()
+        except ConfigError as error:
+            problems += [(("teacher", *path), text) for path, text in error.problems]
+        if problems:
+            raise ConfigError(problems)
+        return self
+
     @model_validator(mode="after")
     def _milestones_ascend(self) -> Self:
         if list(self.lr_milestones) != sorted(set(self.lr_milestones)):
             text = f"{list(self.lr_milestones)} is not strictly ascending"
             raise ConfigError([(("lr_milestones",), text)])
         return self
+
+    @model_validator(mode="after")
+    def _network_comes_in_this_width(self) -> Self:
+        if problem := width_problem(self.model, self.width):
+            raise ConfigError([(("width",), problem)])
+        return self
+
+    def teacher_config(self) -> "TrainConfig | None":
+        """Return the run that trains the teacher first, if one is described; on the same images.
+
+        Raises:
+            ConfigError: The description is not a valid configuration.
+        """
+        if not isinstance(self.teacher, dict):
+            return None
+        here = {"device": self.device, "num_threads": self.num_threads}
+        return TrainConfig(**{**here, **self.teacher, "data": self.data})
 
     @property
     def ramp_length(self) -> int:

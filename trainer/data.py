@@ -2,25 +2,37 @@
 
 `load_development_data` reads the training part alone (`trainer.sources`) and divides it into
 training and validation images; `trainer.sealed_test` is the only caller that asks for the test
-part.
+part. The pixels are in memory (`ResidentData`) or stay on disk (`trainer.streaming.StreamedData`);
+a run sees only `DevelopmentData`.
 """
 
 import hashlib
 import math
 import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from trainer.augment import Batch, EpochBatches, EvaluationBatches, TrainingBatches
 from trainer.config import DataConfig
-from trainer.images import DataError, ImageSet, some, stratified_draw
+from trainer.images import DataError, Images, ImageSet, some, stratified_draw
 from trainer.sources import read_part
 
-__all__ = ["DataError", "DevelopmentData", "ImageSet", "load_development_data", "read_part"]
+__all__ = [
+    "DataError",
+    "DevelopmentData",
+    "ImageSet",
+    "ResidentData",
+    "divide",
+    "load_development_data",
+    "read_part",
+]
 
 _USUAL_PAD = {"digits": 1, "fashion_mnist": 2, "cifar10": 4, "cifar100": 4}
 _PAPER_MEAN_STD = {  # per channel, pixels in [0, 1]; Chen et al. 2020
@@ -30,7 +42,7 @@ _PAPER_MEAN_STD = {  # per channel, pixels in [0, 1]; Chen et al. 2020
 
 
 @dataclass(frozen=True, eq=False)
-class DevelopmentData:
+class DevelopmentData(ABC):
     """All that a training run may see of a data set, and how to prepare it.
 
     Attributes:
@@ -38,22 +50,80 @@ class DevelopmentData:
         validation: the images to choose hyperparameters by; disjoint from ``train``.
         mean_C: mean of each channel, pixels in [0, 1].
         std_C: standard deviation of each channel, pixels in [0, 1]; positive.
-        pad: pixels of zero padding before the random crop.
         flip: whether to mirror training images at random.
-        fingerprint: 16 hex digits over all pixels and labels: equal data, equal fingerprint.
+        fingerprint: 16 hex digits: equal data, equal fingerprint.
+    """
+
+    train: Images
+    validation: Images
+    mean_C: tuple[float, ...]
+    std_C: tuple[float, ...]
+    flip: bool
+    fingerprint: str
+
+    @abstractmethod
+    def training_batches(self, batch_size: int, device: torch.device) -> EpochBatches:
+        """Return the augmented batches of ``train``, made on or brought to the device.
+
+        Raises:
+            ValueError: ``batch_size`` or the number of images is below 2.
+        """
+
+    @abstractmethod
+    def validation_batches(self, batch_size: int, device: torch.device) -> Iterable[Batch]:
+        """Return ``validation`` in its own order, to be iterated over any number of times."""
+
+    @abstractmethod
+    def to_arrays(self) -> dict[str, Any]:
+        """Return numpy arrays (sharing memory) and plain values, as Ray's object store likes it."""
+
+    @staticmethod
+    def from_arrays(arrays: dict[str, Any]) -> "DevelopmentData":
+        """Undo `to_arrays` without copying, also where the arrays are read-only."""
+        if not arrays["streaming"]:
+            return ResidentData.restored(arrays)
+        from trainer.streaming import StreamedData  # it imports this module
+
+        return StreamedData.restored(arrays)
+
+
+@dataclass(frozen=True, eq=False)
+class ResidentData(DevelopmentData):
+    """Images that are held in memory, on the device where the run is.
+
+    Attributes:
+        train: the images to learn from.
+        validation: the images to choose hyperparameters by; disjoint from ``train``.
+        pad: pixels of zero padding before the random crop.
+        fingerprint: over all pixels and labels.
     """
 
     train: ImageSet
     validation: ImageSet
-    mean_C: tuple[float, ...]
-    std_C: tuple[float, ...]
     pad: int
-    flip: bool
-    fingerprint: str
+
+    def training_batches(self, batch_size: int, device: torch.device) -> TrainingBatches:
+        """Copy the training images to the device."""
+        return TrainingBatches(
+            self.train,
+            self.mean_C,
+            self.std_C,
+            pad=self.pad,
+            flip=self.flip,
+            batch_size=batch_size,
+            device=device,
+        )
+
+    def validation_batches(self, batch_size: int, device: torch.device) -> EvaluationBatches:
+        """Copy the validation images to the device."""
+        return EvaluationBatches(
+            self.validation, self.mean_C, self.std_C, batch_size=batch_size, device=device
+        )
 
     def to_arrays(self) -> dict[str, Any]:
-        """Return numpy arrays (sharing memory) and plain values, as Ray's object store likes it."""
+        """Return pixels and labels as arrays, the rest as plain values."""
         return {
+            "streaming": False,
             "train": (self.train.images_NCHW.numpy(), self.train.labels_N.numpy()),
             "validation": (self.validation.images_NCHW.numpy(), self.validation.labels_N.numpy()),
             "class_names": self.train.class_names,
@@ -65,21 +135,22 @@ class DevelopmentData:
         }
 
     @classmethod
-    def from_arrays(cls, arrays: dict[str, Any]) -> Self:
-        """Undo `to_arrays` without copying, also where the arrays are read-only."""
+    def restored(cls, arrays: dict[str, Any]) -> "ResidentData":
+        """Undo `to_arrays`."""
         names = arrays["class_names"]
 
         def images(part: str) -> ImageSet:
             pixels, labels = arrays[part]
-            return ImageSet(_tensor_view(pixels), _tensor_view(labels), names)
+            return ImageSet(tensor_view(pixels), tensor_view(labels), names)
 
         plain = {key: arrays[key] for key in ("mean_C", "std_C", "pad", "flip", "fingerprint")}
         return cls(train=images("train"), validation=images("validation"), **plain)
 
 
-def _tensor_view(array: np.ndarray[Any, Any]) -> Tensor:
+def tensor_view(array: np.ndarray[Any, Any]) -> Tensor:
+    """Return a tensor over the memory of an array that may be read-only; never write to it."""
     # A tensor cannot be marked read-only, so torch warns that a write to it would be undefined.
-    # Nobody writes to an ImageSet: batches are cut out of it by copying.
+    # Nobody writes to a set of images: batches are cut out of it by copying.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
         return torch.from_numpy(array)
@@ -98,11 +169,15 @@ def load_development_data(config: DataConfig, cache_dir: Path | None = None) -> 
     Raises:
         DataError: the files are missing or damaged, or too few for the division asked for.
     """
+    if config.streaming:
+        from trainer.streaming import load_streamed_data  # it imports this module
+
+        return load_streamed_data(config)
     everything = read_part(config, "train", cache_dir)
-    train, validation = _divide(everything, config)
+    train, validation = map(everything.subset, divide(everything, config))
     mean_C, std_C = _PAPER_MEAN_STD.get(config.name) or _mean_std(train.images_NCHW)
     usual_pad = _USUAL_PAD.get(config.name, everything.size[0] // 8)
-    return DevelopmentData(
+    return ResidentData(
         train=train,
         validation=validation,
         mean_C=mean_C,
@@ -113,7 +188,12 @@ def load_development_data(config: DataConfig, cache_dir: Path | None = None) -> 
     )
 
 
-def _divide(images: ImageSet, config: DataConfig) -> tuple[ImageSet, ImageSet]:
+def divide(images: Images, config: DataConfig) -> tuple[Tensor, Tensor]:
+    """Return the indices of the training and of the validation images, int64, ascending.
+
+    Raises:
+        DataError: There are too few images for the division asked for.
+    """
     generator = torch.Generator().manual_seed(config.split_seed)
     total, asked = len(images), config.validation
     wanted = asked if isinstance(asked, int) else round(asked * total)
@@ -131,18 +211,21 @@ def _divide(images: ImageSet, config: DataConfig) -> tuple[ImageSet, ImageSet]:
             )
         chosen, _ = stratified_draw(images.labels_N[rest], config.train_limit, generator)
         rest = rest[chosen]
-    train, validation = images.subset(rest), images.subset(held_out)
-    _require_every_class(validation, "validation", "raise data.validation")
-    _require_every_class(train, "training", "lower data.validation or raise data.train_limit")
-    return train, validation
+    names = images.class_names
+    _require_every_class(images.labels_N[held_out], names, "validation", "raise data.validation")
+    remedy = "lower data.validation or raise data.train_limit"
+    _require_every_class(images.labels_N[rest], names, "training", remedy)
+    return rest, held_out
 
 
-def _require_every_class(images: ImageSet, part: str, remedy: str) -> None:
-    counts_C = images.labels_N.bincount(minlength=images.num_classes)
-    absent = [images.class_names[c] for c in (counts_C == 0).nonzero().flatten().tolist()]
+def _require_every_class(
+    labels_N: Tensor, class_names: tuple[str, ...], part: str, remedy: str
+) -> None:
+    counts_C = labels_N.bincount(minlength=len(class_names))
+    absent = [class_names[c] for c in (counts_C == 0).nonzero().flatten().tolist()]
     if absent:
         raise DataError(
-            f"no {part} image of {some(absent)} among {len(images)}: every class needs one; "
+            f"no {part} image of {some(absent)} among {len(labels_N)}: every class needs one; "
             f"{remedy}, or add images"
         )
 

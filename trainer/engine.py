@@ -12,21 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer import metrics
-from trainer.augment import EvaluationBatches, TrainingBatches
 from trainer.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from trainer.config import ConfigError, TrainConfig
 from trainer.data import DevelopmentData
-from trainer.group import GroupOutput, Network, PeerGroup
+from trainer.evaluation import evaluate
+from trainer.group import Network, PeerGroup
+from trainer.hardware import available_cores, cpu_name, resolve_device, resolve_precision
 from trainer.methods import build_method
-from trainer.models import build_architecture
+from trainer.methods.base import Batch
+from trainer.models import build_architecture, check_size
 from trainer.schedules import learning_rate, rampup_weight
 
 EVALUATION_BATCH = 512
 CUDA_CHECK_STEPS = 32
 """On a GPU the loss is looked at so often (in steps): every look makes the CPU wait."""
 
-_WHERE_IT_RUNS = {"data", "device", "num_threads"}
+WHERE_IT_RUNS = {"data", "device", "num_threads"}
 """Fields that may differ when a run goes on elsewhere; the fingerprint speaks for the data."""
 
 
@@ -57,14 +58,22 @@ class EpochReport:
         lr: Learning rate of the epoch.
         ramp_weight: w(e) of the epoch.
         train: Mean over the epoch's images of each loss part.
-        leader_accuracy: Of the group leader, the network that is deployed.
+        leader_accuracy: Of the group leader, the network that is deployed; a method without one
+            deploys the last member, and counts it among the peers.
         leader_nll: Of the leader.
+        leader_ece: Expected calibration error of the leader, in [0, 1].
         peer_accuracy: Of each peer.
         peer_nll: Of each peer.
         mean_peer_accuracy: Mean over the peers.
-        ensemble_accuracy: Of the mean of the peers' logits, the leader's teacher.
+        ensemble_accuracy: Of the peers' ensemble: their mean logits, or the method's own mixture.
         ensemble_nll: Of the same.
+        ensemble_gap: Ensemble minus leader accuracy: what is left to distil.
         diversity: Mean Euclidean distance between peers' outputs.
+        disagreement: Share of images on which two peers predict different classes, mean over pairs.
+        q_statistic: Yule's Q of the peers' mistakes, mean over pairs; 1: they fail together.
+        collapsed: Whether the peers agree almost everywhere and have nothing to teach each other.
+        attention: Mean attention matrix (P × P), if the method has one.
+        attention_entropy: Mean entropy of its rows in nats; log P is a plain mean.
         seconds: Wall time of the epoch, evaluation included.
         images_per_s: Training images a second, evaluation excluded.
     """
@@ -75,12 +84,19 @@ class EpochReport:
     train: dict[str, float]
     leader_accuracy: float
     leader_nll: float
+    leader_ece: float
     peer_accuracy: list[float]
     peer_nll: list[float]
     mean_peer_accuracy: float
     ensemble_accuracy: float
     ensemble_nll: float
+    ensemble_gap: float
     diversity: float
+    disagreement: float
+    q_statistic: float
+    collapsed: bool
+    attention: list[list[float]] | None
+    attention_entropy: float | None
     seconds: float
     images_per_s: float
 
@@ -97,17 +113,25 @@ class Trainer:
     Args:
         config: The run.
         data: Training and validation images.
+        teacher_dir: A trained leader's folder, for method ``kd``.
 
     Raises:
-        ConfigError: The configuration asks for a device or precision that is not here.
+        ConfigError: The configuration asks for a device or precision that is not here, or for a
+            network or teacher that these images do not fit.
     """
 
-    def __init__(self, config: TrainConfig, data: DevelopmentData) -> None:
+    def __init__(
+        self, config: TrainConfig, data: DevelopmentData, teacher_dir: Path | None = None
+    ) -> None:
         torch.set_num_threads(config.num_threads or available_cores())
         self.device = resolve_device(config)
         self.precision = resolve_precision(config, self.device)
         self.config = config
         self.history: list[EpochReport] = []
+        try:
+            check_size(config.model, *data.train.size)
+        except ValueError as error:
+            raise ConfigError([(("model",), str(error))]) from None
         torch.manual_seed(config.seed)
         architecture = build_architecture(
             config.model,
@@ -116,33 +140,21 @@ class Trainer:
             width=config.width,
         )
         self.group = PeerGroup(architecture, config.num_members, config.structure)
-        self.method = build_method(config, architecture.feature_dim)
+        self.method = build_method(config, architecture)
+        self.group.to(memory_format=torch.channels_last).to(self.device)
+        self.method.to(self.device)
+        self.method.prepare(self.group, data, teacher_dir)
         self._model = nn.ModuleDict({"group": self.group, "method": self.method})
-        self._model.to(memory_format=torch.channels_last).to(self.device)
         self._optimizer = torch.optim.SGD(
-            self._model.parameters(),
+            [p for p in self._model.parameters() if p.requires_grad],
             lr=config.lr,
             momentum=config.momentum,
             nesterov=config.momentum > 0,  # torch refuses Nesterov without momentum
             weight_decay=config.weight_decay,
         )
         self._data_fingerprint = data.fingerprint
-        self._batches = TrainingBatches(
-            data.train,
-            data.mean_C,
-            data.std_C,
-            pad=data.pad,
-            flip=data.flip,
-            batch_size=config.batch_size,
-            device=self.device,
-        )
-        self._validation = EvaluationBatches(
-            data.validation,
-            data.mean_C,
-            data.std_C,
-            batch_size=EVALUATION_BATCH,
-            device=self.device,
-        )
+        self._batches = data.training_batches(config.batch_size, self.device)
+        self._validation = data.validation_batches(EVALUATION_BATCH, self.device)
 
     @property
     def epoch(self) -> int:
@@ -183,7 +195,7 @@ class Trainer:
             lr=lr,
             ramp_weight=ramp_weight,
             train=train,
-            **self._evaluate(),
+            **evaluate(self.group, self.method, self._validation),
             seconds=time.perf_counter() - started,
             images_per_s=num_images / train_s,
         )
@@ -201,7 +213,8 @@ class Trainer:
         sizes: list[int] = []
         check_every = CUDA_CHECK_STEPS if self.device.type == "cuda" else 1
         for step, (images, labels) in enumerate(self._batches.epoch(self.config.seed, self.epoch)):
-            losses = self._step(images, labels, ramp_weight)
+            losses = self._step(Batch(images, labels, ramp_weight))
+            self.method.after_step(self.group, self.epoch * len(self._batches) + step + 1)
             names = list(losses)
             rows.append(torch.stack(list(losses.values())).detach())
             sizes.append(len(labels))
@@ -212,12 +225,11 @@ class Trainer:
         means = (torch.stack(rows).double().cpu() * weights[:, None]).sum(dim=0)
         return dict(zip(names, means.tolist(), strict=True)), sum(sizes)
 
-    def _step(self, images: Tensor, labels: Tensor, ramp_weight: float) -> dict[str, Tensor]:
+    def _step(self, batch: Batch) -> dict[str, Tensor]:
         self._optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            logits_NMC, features_NMD = self.group(images)
-        output = GroupOutput(logits_NMC.float(), features_NMD.float())
-        losses = self.method.losses(output, labels, ramp_weight)
+            output = self.group(batch.images_NCHW)
+        losses = self.method.losses(output.float(), batch)
         losses["total"].backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
         return losses
@@ -229,16 +241,8 @@ class Trainer:
             if not math.isfinite(value):
                 raise NonFiniteLossError(self.epoch, first_step + offset, value)
 
-    @torch.inference_mode()
-    def _evaluate(self) -> dict[str, Any]:
-        """Measure on the validation images, in fp32: the precision that the leader is used in."""
-        self._model.eval()
-        outputs = [(self.group(images).logits_NMC, labels) for images, labels in self._validation]
-        logits, labels = zip(*outputs, strict=True)
-        return _validation_measures(torch.cat(logits), torch.cat(labels))
-
     def leader(self) -> Network:
-        """Return the group leader; it shares the group's weights."""
+        """Return the network that is deployed; it shares the group's weights."""
         return self.group.leader()
 
     def save(self, directory: Path) -> None:
@@ -293,7 +297,7 @@ class Trainer:
 
     def _require_same_run(self, checkpoint: Checkpoint, directory: Path) -> None:
         saved, mine = checkpoint.meta["config"], self.config.to_dict()
-        changed = sorted(k for k in {*saved, *mine} - _WHERE_IT_RUNS if saved.get(k) != mine.get(k))
+        changed = sorted(k for k in {*saved, *mine} - WHERE_IT_RUNS if saved.get(k) != mine.get(k))
         if changed:
             raise CheckpointError(
                 f"{directory} holds a run of another configuration: {', '.join(changed)} differ"
@@ -312,78 +316,3 @@ class Trainer:
             "python": platform.python_version(),
             "visible_gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
         }
-
-
-def _validation_measures(logits_NMC: Tensor, labels_N: Tensor) -> dict[str, Any]:
-    peers_NPC = logits_NMC[:, :-1]
-    ensemble_NC = peers_NPC.mean(dim=1)
-    accuracy_M = metrics.accuracy(logits_NMC, labels_N).tolist()
-    nll_M = metrics.negative_log_likelihood(logits_NMC, labels_N).tolist()
-    return {
-        "leader_accuracy": accuracy_M[-1],
-        "leader_nll": nll_M[-1],
-        "peer_accuracy": accuracy_M[:-1],
-        "peer_nll": nll_M[:-1],
-        "mean_peer_accuracy": sum(accuracy_M[:-1]) / len(accuracy_M[:-1]),
-        "ensemble_accuracy": metrics.accuracy(ensemble_NC, labels_N).item(),
-        "ensemble_nll": metrics.negative_log_likelihood(ensemble_NC, labels_N).item(),
-        "diversity": metrics.pairwise_diversity(peers_NPC).item(),
-    }
-
-
-def available_cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def resolve_device(config: TrainConfig) -> torch.device:
-    """Return the device of a run.
-
-    Raises:
-        ConfigError: CUDA was asked for and there is none.
-    """
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError([(("device",), "'cuda' was asked for, but torch sees no CUDA device")])
-    if config.device == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", torch.cuda.current_device())
-
-
-def resolve_precision(config: TrainConfig, device: torch.device) -> str:
-    """Return ``fp32`` or ``bf16``.
-
-    Raises:
-        ConfigError: bf16 was asked for where it is emulated: it would be several times slower.
-    """
-    if config.precision == "fp32":
-        return "fp32"
-    if has_bf16(device):
-        return "bf16"
-    if config.precision == "bf16":
-        text = f"'bf16' was asked for, but {device.type} here has no bf16 instructions; use 'auto'"
-        raise ConfigError([(("precision",), text)])
-    return "fp32"
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Return whether the hardware multiplies bf16 matrices itself."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(_cpuinfo("flags", "Features").split()))
-
-
-def cpu_name() -> str:
-    """Return the processor's name as the system gives it."""
-    return _cpuinfo("model name") or platform.processor() or platform.machine()
-
-
-def _cpuinfo(*keys: str) -> str:
-    """Return the first such value of Linux's /proc/cpuinfo, or an empty string elsewhere."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return ""
-    pairs = (line.partition(":") for line in lines)
-    return next((value.strip() for key, _, value in pairs if key.strip() in keys), "")

@@ -45,4 +45,7 @@ def exclusive_lock(path: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        yield
+        try:
+            yield
+        finally:  # closing alone would leave it with processes forked meanwhile (image decoders)
+            fcntl.flock(file, fcntl.LOCK_UN)

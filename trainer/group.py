@@ -9,15 +9,29 @@ from trainer.models import Architecture
 
 
 class GroupOutput(NamedTuple):
-    """What a group computes for a batch; member M-1 is the leader.
+    """What a group computes for a batch; member M-1 is the one that is deployed.
 
     Attributes:
         logits_NMC: Logits of every member.
         features_NMD: Pooled features of every member, the input of its classifier.
+        hidden_NE: Pooled output of the first trunk; the shared one in a branch-based group.
     """
 
     logits_NMC: Tensor
     features_NMD: Tensor
+    hidden_NE: Tensor
+
+    def float(self) -> "GroupOutput":
+        """Return it in float32: losses are computed in full precision."""
+        return GroupOutput(*(tensor.float() for tensor in self))
+
+
+def scale_gradient(tensor: Tensor, factor: float) -> Tensor:
+    """Return the tensor itself, whose gradient comes back multiplied by a factor."""
+    if tensor.requires_grad:
+        tensor = tensor.view_as(tensor)
+        tensor.register_hook(lambda gradient: gradient * factor)  # type: ignore[no-untyped-call]
+    return tensor
 
 
 class Network(nn.Module):
@@ -45,9 +59,14 @@ class PeerGroup(nn.Module):
 
     Args:
         architecture: The network, cut into trunk and branch.
-        num_members: M ≥ 1, the leader included; it is the last member.
+        num_members: M ≥ 1, the deployed one included; it is the last member.
         structure: ``network`` for separate trunks, ``branch`` for one shared trunk.
+
+    Attributes:
+        trunk_gradient_scale: Factor on the gradient that a shared trunk gets from its branches.
     """
+
+    trunk_gradient_scale = 1.0
 
     def __init__(
         self, architecture: Architecture, num_members: int, structure: Literal["network", "branch"]
@@ -66,9 +85,12 @@ class PeerGroup(nn.Module):
     def forward(self, images_NCHW: Tensor) -> GroupOutput:
         """Run every member on the same normalised images."""
         hidden = [trunk(images_NCHW) for trunk in self.trunks]
+        if self.trunk_gradient_scale != 1.0:
+            hidden = [scale_gradient(h, self.trunk_gradient_scale) for h in hidden]
         features = [branch(hidden[i % len(hidden)]) for i, branch in enumerate(self.branches)]
         logits = [head(f) for head, f in zip(self.classifiers, features, strict=True)]
-        return GroupOutput(torch.stack(logits, dim=1), torch.stack(features, dim=1))
+        hidden_NE = hidden[0].mean(dim=(2, 3))
+        return GroupOutput(torch.stack(logits, dim=1), torch.stack(features, dim=1), hidden_NE)
 
     def member(self, index: int) -> Network:
         """Return one member as a whole network; it shares the group's weights."""

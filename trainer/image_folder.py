@@ -1,4 +1,7 @@
-"""Image folders, ``root/<part>/<class>/*.jpg|jpeg|png``: decoded once and kept in one file."""
+"""Image folders, ``root/<part>/<class>/*.jpg|jpeg|png``: decoded once and kept in one file.
+
+``trainer.streaming`` lists and opens the files with the functions here, and keeps nothing.
+"""
 
 import contextlib
 import hashlib
@@ -7,7 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,18 +19,17 @@ from torch import Tensor
 from trainer.config import DataConfig
 from trainer.images import DataError, ImageSet, Part, some
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
 
 
 def read_image_folder(config: DataConfig, part: Part, cache_dir: Path | None) -> ImageSet:
     """Decode ``root/<part>/<class>/*`` to RGB, or read what an earlier call has decoded."""
-    assert config.root is not None and config.image_size is not None  # DataConfig sees to it
-    root, side = Path(config.root).expanduser(), config.image_size
-    folder, class_names = root / part, _class_names(root / "train")
-    if part == "test" and (names := _class_names(folder)) != class_names:
-        odd = sorted(set(names) ^ set(class_names))
-        raise DataError(f"{folder}: {some(odd)} not in both train and test; make the classes agree")
-    files = [_image_files(folder / name) for name in class_names]
+    assert config.image_size is not None  # DataConfig sees to it
+    side = config.image_size
+    folder, class_names, files = list_image_folder(config, part)
     paths = [path for group in files for path in group]
     if cache_dir is None:
         images_NCHW = _decode_all(paths, side)
@@ -36,6 +38,25 @@ def read_image_folder(config: DataConfig, part: Part, cache_dir: Path | None) ->
         images_NCHW = _cached(cache, lambda: _decode_all(paths, side))
     sizes_C = torch.tensor([len(group) for group in files])
     return ImageSet(images_NCHW, torch.arange(len(files)).repeat_interleave(sizes_C), class_names)
+
+
+def list_image_folder(
+    config: DataConfig, part: Part
+) -> tuple[Path, tuple[str, ...], list[list[Path]]]:
+    """Return the folder of a part, its class names, and the image files of each class.
+
+    Raises:
+        DataError: There are no classes, or not the same in both parts, or a class is empty.
+    """
+    assert config.root is not None  # DataConfig sees to it
+    root = Path(config.root).expanduser().absolute()
+    folder, class_names = root / part, _class_names(root / "train")
+    if part == "test" and (names := _class_names(folder)) != class_names:
+        odd = sorted(set(names) ^ set(class_names))
+        raise DataError(f"{folder}: {some(odd)} not in both train and test; make the classes agree")
+    with ThreadPoolExecutor(16) as pool:  # a network's file system takes its time for each file
+        files = list(pool.map(lambda name: _image_files(folder / name), class_names))
+    return folder, class_names, files
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
@@ -118,15 +139,30 @@ def _decode_all(paths: Sequence[Path], side: int) -> Tensor:
     with ThreadPoolExecutor(1 if small else None) as pool:
         list(pool.map(decode_slice, range(0, len(paths), 64)))
     if failures:
-        raise DataError(
-            f"{len(failures)} of {len(paths)} images cannot be decoded: {some(sorted(failures))}; "
-            "replace or remove them"
-        )
+        raise DataError(undecodable(failures, len(paths)))
     return torch.from_numpy(pixels_NCHW)
 
 
+def undecodable(failures: Sequence[str], total: int) -> str:
+    """Say which images cannot be decoded, and what to do about it."""
+    return (
+        f"{len(failures)} of {total} images cannot be decoded: {some(sorted(failures))}; "
+        "replace or remove them"
+    )
+
+
 def _decode(path: Path, side: int) -> np.ndarray[Any, Any]:
-    """Decode to RGB (side, side, 3), upright; transparency becomes white, 16-bit grey 8-bit."""
+    """Decode to RGB (side, side, 3)."""
+    from PIL import Image
+
+    image = open_rgb(path)
+    if image.size != (side, side):
+        image = image.resize((side, side), Image.Resampling.BILINEAR)  # antialiased by Pillow
+    return np.asarray(image)
+
+
+def open_rgb(path: Path) -> "Image.Image":
+    """Decode to RGB, upright; transparency becomes white, 16-bit grey 8-bit."""
     from PIL import Image, ImageOps
 
     with Image.open(path, formats=("JPEG", "PNG")) as opened:
@@ -136,7 +172,4 @@ def _decode(path: Path, side: int) -> np.ndarray[Any, Any]:
         if image.has_transparency_data:
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image.convert("RGBA"))
-        image = image.convert("RGB")
-    if image.size != (side, side):
-        image = image.resize((side, side), Image.Resampling.BILINEAR)  # antialiased by Pillow
-    return np.asarray(image)
+        return image.convert("RGB")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +12,33 @@ Part = Literal["train", "test"]
 
 class DataError(ValueError):
     """Data that is missing or cannot be used. The message says what, and what to do about it."""
+
+
+class Images(Protocol):
+    """What a run knows of a set of labelled images, wherever their pixels are."""
+
+    @property
+    def labels_N(self) -> Tensor:
+        """Class indices, int64 in [0, num_classes)."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One per class, in the order of the labels."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, including those without an image in this set."""
+
+    @property
+    def channels(self) -> int:
+        """1 (grey) or 3 (RGB)."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels, as the network sees them."""
+
+    def __len__(self) -> int:
+        """Number of images N."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,9 @@
 """A run in a directory: every epoch is saved before it is reported, and a stopped run goes on."""
 
+import hashlib
+import json
 import logging
+import math
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -13,7 +16,7 @@ import yaml
 from trainer.checkpoint import DamagedCheckpointError
 from trainer.config import ConfigError, TrainConfig
 from trainer.data import DevelopmentData
-from trainer.engine import EpochReport, Trainer
+from trainer.engine import WHERE_IT_RUNS, EpochReport, Trainer
 from trainer.files import LockedError, exclusive_lock, write_json
 from trainer.leader import LeaderInfo, save_leader
 
@@ -31,20 +34,32 @@ class TrainingRun:
         data: Training and validation images.
         directory: Made if absent. A state of the same run in it is gone on from; a damaged one is
             started over.
+        teachers_dir: Where a teacher is trained first and kept, for all runs that name it there;
+            None: in ``directory``.
+        lock_wait_s: How long to wait for another process that is at work here.
 
     Raises:
         LockedError: Another process kept writing here.
         CheckpointError: The directory holds a run of another configuration.
     """
 
-    def __init__(self, config: TrainConfig, data: DevelopmentData, directory: Path) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        data: DevelopmentData,
+        directory: Path,
+        *,
+        teachers_dir: Path | None = None,
+        lock_wait_s: float = LOCK_WAIT_S,
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self._data = data
         self._held = ExitStack()
-        _wait_for_lock(self._held, directory / "lock")
+        _wait_for_lock(self._held, directory / "lock", lock_wait_s)
         try:
-            self.trainer = Trainer(config, data)
+            teacher_dir = find_teacher(config, data, teachers_dir or directory / "teachers")
+            self.trainer = Trainer(config, data, teacher_dir)
             self._resume()
         except BaseException:
             self._held.close()
@@ -117,8 +132,30 @@ class TrainingRun:
         self.close()
 
 
-def _wait_for_lock(held: ExitStack, path: Path) -> None:
-    deadline = time.monotonic() + LOCK_WAIT_S
+def find_teacher(config: TrainConfig, data: DevelopmentData, teachers_dir: Path) -> Path | None:
+    """Return the folder of the leader that method ``kd`` learns from, training it first if needed.
+
+    A teacher is named by its configuration and images, so that all trials of a search share one;
+    while one trains it, the others wait.
+    """
+    if config.method != "kd":
+        return None
+    if isinstance(config.teacher, str):
+        return Path(config.teacher)
+    teacher = config.teacher_config()
+    if teacher is None:
+        return None
+    described = {k: v for k, v in teacher.to_dict().items() if k not in WHERE_IT_RUNS}
+    identity = json.dumps([described, data.fingerprint], sort_keys=True)
+    home = teachers_dir / hashlib.sha256(identity.encode()).hexdigest()[:12]
+    with TrainingRun(teacher, data, home, lock_wait_s=math.inf) as run:
+        while not run.trainer.finished:
+            run.step()
+    return home / "leader"
+
+
+def _wait_for_lock(held: ExitStack, path: Path, wait_s: float) -> None:
+    deadline = time.monotonic() + wait_s
     while True:
         try:
             held.enter_context(exclusive_lock(path))

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import torch
 
 from trainer import metrics
-from trainer.augment import EvaluationBatches
+from trainer.augment import Batch, EvaluationBatches
 from trainer.config import DataConfig
+from trainer.image_files import read_image_files
 from trainer.leader import load_leader
 from trainer.sources import read_part
 
@@ -56,10 +58,9 @@ def evaluate_test(
     _append(log, {"event": "opened", **entry})
     logger.warning("the test set is opened: %s", reason)
     leader = load_leader(leader_dir)
-    images = read_part(data, "test", cache_dir)
     mean_C, std_C = tuple(leader.info.mean), tuple(leader.info.std)
     with torch.inference_mode():
-        batches = EvaluationBatches(images, mean_C, std_C, batch_size=BATCH)
+        batches = _test_batches(data, mean_C, std_C, cache_dir)
         outputs = [(leader.module(x_NCHW), labels_N) for x_NCHW, labels_N in batches]
     logits, labels = zip(*outputs, strict=True)
     logits_NC, labels_N = torch.cat(logits), torch.cat(labels)
@@ -70,6 +71,18 @@ def evaluate_test(
     )
     _append(log, {"event": "result", **entry, **asdict(result)})
     return result
+
+
+def _test_batches(
+    data: DataConfig, mean_C: tuple[float, ...], std_C: tuple[float, ...], cache_dir: Path | None
+) -> Iterable[Batch]:
+    if not data.streaming:
+        images = read_part(data, "test", cache_dir)
+        return EvaluationBatches(images, mean_C, std_C, batch_size=BATCH)
+    from trainer.streaming import StreamedEvaluation  # torchvision takes a second
+
+    files = read_image_files(data, "test")
+    return StreamedEvaluation(files, mean_C, std_C, batch_size=BATCH, workers=data.workers)
 
 
 def _append(log: Path, entry: dict[str, object]) -> None:

@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from training_helpers import assert_same_state, state
 
 from trainer import run as run_module
 from trainer.checkpoint import CheckpointError
@@ -27,7 +28,6 @@ from trainer.run import TrainingRun
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 STRUCTURES = ["network", "branch"]
 EPOCHS = 4
-TIMING = {"seconds", "images_per_s"}
 
 # A worker in a process of its own: run the configuration, say which epochs are done.
 WORKER = """
@@ -70,22 +70,6 @@ def worker(config: TrainConfig, directory: Path, steps: int = 99) -> "subprocess
     path.write_text(yaml.safe_dump(config.to_dict()))
     command = [sys.executable, "-c", WORKER, str(path), str(directory), str(steps)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-
-
-def state(directory: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, object]]]:
-    """Return tensors (weights, momentum, RNG) and history without times."""
-    meta = json.loads((directory / "state.json").read_text())
-    history = [{k: v for k, v in entry.items() if k not in TIMING} for entry in meta["history"]]
-    return load_file(directory / meta["tensors"]), history
-
-
-def assert_same_state(directory: Path, other: Path) -> None:
-    (tensors, history), (other_tensors, other_history) = state(directory), state(other)
-    assert history == other_history
-    assert tensors.keys() == other_tensors.keys()
-    assert {"model", "momentum", "rng"} <= {name.partition(".")[0] for name in tensors}
-    different = [name for name in tensors if not torch.equal(tensors[name], other_tensors[name])]
-    assert not different
 
 
 @pytest.fixture(scope="module", params=STRUCTURES)
@@ -301,12 +285,11 @@ def test_a_state_of_another_version_is_refused(data, tmp_path):
 # One writer
 
 
-def test_a_second_run_in_one_directory_waits_and_is_then_refused(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(run_module, "LOCK_WAIT_S", 0.5)
+def test_a_second_run_in_one_directory_waits_and_is_then_refused(data, tmp_path):
     with TrainingRun(tiny(), data, tmp_path):
         started = time.monotonic()
         with pytest.raises(LockedError, match=f"held by process {os.getpid()}"):
-            TrainingRun(tiny(), data, tmp_path)
+            TrainingRun(tiny(), data, tmp_path, lock_wait_s=0.5)
         assert 0.5 <= time.monotonic() - started < 5
     TrainingRun(tiny(), data, tmp_path).close()
 

@@ -64,7 +64,7 @@ def test_eight_trials_run_at_once(tmp_path, gpus, per_trial, trials_on_a_gpu):
             "--space", write_space(tmp_path), "--out", "out", "--address", address,
             "--gpus", gpus, "--gpus-per-trial", per_trial, "--trials", 8,
             "--set", "resources.cpus_per_trial=1", "--set", "trainer.epochs=60",
-            "--set", "study.pruner=none",
+            "--set", "study.pruner=none", "--set", "trainer.device=cpu",
             cwd=tmp_path, env=environment,
         )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

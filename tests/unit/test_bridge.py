@@ -131,7 +131,7 @@ def test_a_trial_left_running_is_adopted_with_number_parameters_and_curve(make):
     # The new worker reports all it has: the known epochs stay, the missed one is filled in.
     again.report(0, reports([0.9, 0.9, 0.3]))
     assert again.study.trials[0].intermediate_values == {0: 0.1, 1: 0.2, 2: 0.3}
-    assert witness.epochs == [(0, 2)]
+    assert witness.epochs == [(0, 0), (0, 1), (0, 2)], "watchers may have missed the first ones"
     assert len(again.study.trials) == 1
 
 
@@ -185,6 +185,21 @@ def test_a_failure_keeps_its_reason(make):
     assert bridge.study.trials[number].state is TrialState.FAIL
     assert bridge.study.trials[number].user_attrs["okddip:reason"].endswith("loss is nan")
     assert witness.ended[0][0].reason.endswith("loss is nan")
+
+
+def test_failures_beside_trials_that_train_well_do_not_end_the_search(make):
+    bridge, _ = make(slots=2)
+    healthy = bridge.next_trial().trial.number
+    for step in range(MAX_CONSECUTIVE_FAILURES + 2):
+        bridge.fail(bridge.next_trial().trial.number, "loss is nan")
+        bridge.report(healthy, reports([0.1], first=step))
+    assert not bridge.done and not bridge.abort_reason
+
+
+def test_a_listener_that_raises_does_not_end_the_search(make):
+    bridge, witness = make()
+    witness.trial_started = None  # not callable
+    assert bridge.next_trial() is not None
 
 
 def test_failures_in_a_row_end_the_search_and_a_success_forgives_them(make):

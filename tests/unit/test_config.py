@@ -8,19 +8,21 @@ import pytest
 import yaml
 
 from trainer.config import ConfigError, DataConfig, TrainConfig
+from trainer.registry import MODELS
 from trainer.run import load_config
 
 # field, a value outside its range, the range as the message words it
 OUT_OF_RANGE = [
-    ("model", "vgg", "one of resnet8, resnet14, resnet20, resnet32, resnet56, resnet110"),
+    ("model", "vgg", "one of " + ", ".join(MODELS)),
     ("width", 0.1, "a number in [0.125, 8]"),
     ("width", 8.5, "a number in [0.125, 8]"),
     ("structure", "tree", "one of network, branch"),
-    ("method", "dml2", "one of okddip"),
-    ("num_peers", 0, "a whole number in [1, 15]"),
-    ("num_peers", 16, "a whole number in [1, 15]"),
-    ("num_peers", 2.0, "a whole number in [1, 15]"),
-    ("num_peers", True, "a whole number in [1, 15]"),
+    ("method", "dml2", "one of okddip, single, independent, dml, cl_ilr, one, kd, codistillation"),
+    ("method", ["dml"], "one of okddip, single, independent, dml, cl_ilr, one, kd, codistillation"),
+    ("num_peers", -1, "a whole number in [0, 15]"),
+    ("num_peers", 16, "a whole number in [0, 15]"),
+    ("num_peers", 2.0, "a whole number in [0, 15]"),
+    ("num_peers", True, "a whole number in [0, 15]"),
     ("temperature", 0, "a number in (0, 100]"),
     ("temperature", 100.5, "a number in (0, 100]"),
     ("temperature", "3", "a number in (0, 100]"),
@@ -32,6 +34,11 @@ OUT_OF_RANGE = [
     ("ramp_epochs", 1.5, "a whole number in [0, inf) or a number in [0, 1]"),
     ("aggregate", "mean", "one of logits, probabilities"),
     ("detach_targets", 1, "true or false"),
+    ("attention", "none", "one of learned, symmetric, mean, random"),
+    ("two_level", 1, "true or false"),
+    ("dml_target", "mean", "one of ensemble_first, pairwise"),
+    ("stale_steps", 0, "a whole number in [1, 1000000]"),
+    ("teacher", 3, "text or a mapping or null"),
     ("epochs", 0, "a whole number in [1, 100000]"),
     ("batch_size", 1, "a whole number in [2, 65536]"),
     ("lr", 0.0, "a number in (0, 100]"),
@@ -43,6 +50,7 @@ OUT_OF_RANGE = [
     ("lr_milestones", 0.5, "a list of numbers in (0, 1)"),
     ("lr_decay", 0, "a number in (0, 1]"),
     ("label_smoothing", 1.0, "a number in [0, 1)"),
+    ("confidence_penalty", -0.1, "a number in [0, 10]"),
     ("seed", -1, f"a whole number in [0, {2**63})"),
     ("seed", 2**63, f"a whole number in [0, {2**63})"),
     ("device", "gpu", "one of auto, cpu, cuda"),
@@ -60,6 +68,9 @@ OUT_OF_RANGE = [
     ("data.split_seed", -1, f"a whole number in [0, {2**63})"),
     ("data.pad", 65, "a whole number in [0, 64] or null"),
     ("data.flip", 0, "true or false or null"),
+    ("data.streaming", "yes", "true or false"),
+    ("data.workers", -1, "a whole number in [0, 256] or null"),
+    ("data.workers", 257, "a whole number in [0, 256] or null"),
 ]  # fmt: skip
 
 
@@ -92,8 +103,26 @@ def test_every_field_has_a_value_out_of_range_above():
         ({"lr_milestones": [0.5, 1.0]}, "lr_milestones: 1.0 is not a list of numbers in (0, 1)"),
         ({"lr_milestones": [0.7, 0.5]}, "lr_milestones: [0.7, 0.5] is not strictly ascending"),
         ({"lr_milestones": [0.5, 0.5]}, "lr_milestones: [0.5, 0.5] is not strictly ascending"),
+        ({"num_peers": 0}, "num_peers: 0, but okddip trains a group: 1 or more"),
+        (
+            {"method": "kd", "teacher": {"lr": 0, "epoch": 3}},
+            "teacher.lr: 0 is not a number in (0, 100]; "
+            "teacher.epoch: unknown field (did you mean 'epochs'?)",
+        ),
         ({"data": {"name": "image_folder", "root": "x"}}, "data.image_size: image_folder needs it"),
         ({"data": {"name": "image_folder", "image_size": 8}}, "data.root: image_folder needs it"),
+        (
+            {"data": {"name": "cifar10", "streaming": True}},
+            "data.streaming: cifar10 is held in memory; only image_folder can be streamed",
+        ),
+        (
+            {"data": {"name": "image_folder", "streaming": True, "pad": 4}},
+            "data.pad: streaming crops at random sizes and pads nothing; leave it out",
+        ),
+        (
+            {"data": {"workers": 2}},
+            "data.workers: only streaming decodes in processes of its own; leave it out",
+        ),
     ],
 )
 def test_other_mistakes(values, message):
@@ -105,9 +134,10 @@ def test_other_mistakes(values, message):
 @pytest.mark.parametrize(
     ("path", "value", "nearest"),
     [
-        ("model", "resnet33", "resnet32"),
+        ("model", "resnet-32", "resnet32"),
         ("data.name", "cifar", "cifar10"),
         ("device", "cud", "cuda"),
+        ("method", "codistilation", "codistillation"),
     ],
 )
 def test_a_misspelt_choice_suggests_the_nearest(path, value, nearest):
@@ -163,6 +193,8 @@ UNUSUAL = TrainConfig(
     seed=2**63 - 1,
     lr=1e-5,
     detach_targets=True,
+    attention="symmetric",
+    teacher={"model": "resnet20", "lr_milestones": [0.25]},
 )
 
 

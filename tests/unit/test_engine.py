@@ -8,10 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from trainer import engine, sources
+from trainer import engine, hardware, sources
 from trainer.config import ConfigError, DataConfig, TrainConfig
 from trainer.data import DevelopmentData, load_development_data
 from trainer.engine import EpochReport, NonFiniteLossError, Trainer
+from trainer.evaluation import evaluate
+from trainer.hardware import has_bf16
+from trainer.methods.base import Batch
 from trainer.run import TrainingRun
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -96,9 +99,10 @@ def test_training_losses_are_means_over_images_and_not_over_batches(data, monkey
     trainer, seen = Trainer(tiny(), data), []
     losses = trainer.method.losses
 
-    def record(output, labels_N, ramp_weight):
-        parts = losses(output, labels_N, ramp_weight)
-        seen.append((len(labels_N), parts["total"].item()))
+    def record(output, batch):
+        parts = losses(output, batch)
+        assert batch.ramp_weight == pytest.approx(math.exp(-5))
+        seen.append((len(batch.labels_N), parts["total"].item()))
         return parts
 
     monkeypatch.setattr(trainer.method, "losses", record)
@@ -142,7 +146,7 @@ def test_measures_equal_a_recomputation_by_hand_image_by_image(data, structure, 
 def test_evaluation_changes_nothing(data):
     trainer, other = Trainer(tiny(), data), Trainer(tiny(), data)
     trainer.run_epoch()
-    trainer._evaluate()
+    evaluate(trainer.group, trainer.method, trainer._validation)
     trainer.run_epoch()
     other.run_epoch()
     other.run_epoch()
@@ -216,9 +220,9 @@ def test_the_error_names_the_first_bad_step(data, monkeypatch, bad_step, device)
     trainer, calls = Trainer(tiny(device=device), data), []
     losses = trainer.method.losses
 
-    def fail_later(output, labels_N, ramp_weight):
-        parts = losses(output, labels_N, ramp_weight)
-        calls.append(len(labels_N))
+    def fail_later(output, batch):
+        parts = losses(output, batch)
+        calls.append(len(batch.labels_N))
         factor = math.inf if len(calls) > bad_step else 1
         return {**parts, "total": factor * parts["total"]}
 
@@ -262,7 +266,7 @@ def test_networks_and_batches_are_channels_last(data, structure):
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_bf16_trains_in_bf16_and_is_evaluated_in_fp32(data, device):
-    if not engine.has_bf16(torch.device(device)):
+    if not has_bf16(torch.device(device)):
         pytest.skip("no bf16 instructions here")
     trainer, used = Trainer(tiny(precision="bf16", device=device, **LEARNING), data), set()
     convolution = next(m for m in trainer.group.modules() if isinstance(m, torch.nn.Conv2d))
@@ -275,7 +279,7 @@ def test_bf16_trains_in_bf16_and_is_evaluated_in_fp32(data, device):
 
 
 def test_without_bf16_instructions_bf16_is_refused_and_auto_is_fp32(data, monkeypatch):
-    monkeypatch.setattr(engine, "has_bf16", lambda device: False)
+    monkeypatch.setattr(hardware, "has_bf16", lambda device: False)
     with pytest.raises(ConfigError, match="precision: 'bf16' was asked for, but cpu here has no"):
         Trainer(tiny(precision="bf16"), data)
     assert Trainer(tiny(precision="auto"), data).precision == "fp32"
@@ -313,11 +317,11 @@ def test_no_step_makes_the_cpu_wait_for_the_gpu(data, precision):
     trainer = Trainer(tiny(device="cuda", precision=precision), data)
     trainer.run_epoch()  # all that is set up once
     batches = trainer._batches.epoch(seed=1, epoch=1)
-    trainer._step(*next(batches), 1.0)  # the draw of the epoch is copied here, once
+    trainer._step(Batch(*next(batches), 1.0))  # the draw of the epoch is copied here, once
     torch.cuda.set_sync_debug_mode("error")
     try:
         for images, labels in batches:
-            trainer._step(images, labels, 1.0)
+            trainer._step(Batch(images, labels, 1.0))
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

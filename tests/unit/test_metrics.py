@@ -79,3 +79,136 @@ def test_diversity_ends_at_0_and_at_root_2_whatever_the_number_of_peers(peers):
 
 def test_a_single_peer_has_no_diversity():
     assert metrics.pairwise_diversity(torch.randn(4, 1, 6)).item() == 0
+
+
+# How peers differ in what they get wrong
+
+
+def predicted(logits_NMC: torch.Tensor) -> list[list[int]]:
+    """Return each member's classes."""
+    rows = logits_NMC.tolist()
+    return [[row[m].index(max(row[m])) for row in rows] for m in range(len(rows[0]))]
+
+
+def one_hot(classes_MN: list[list[int]]) -> torch.Tensor:
+    """Return logits (N, M, C) of members that predict these classes."""
+    return torch.nn.functional.one_hot(torch.tensor(classes_MN).T, C).double()
+
+
+def test_disagreement_is_the_share_of_images_on_which_a_pair_differs(predictions):
+    pairs = list(itertools.combinations(predicted(predictions[0]), 2))
+    shares = [sum(x != y for x, y in zip(a, b, strict=True)) / N for a, b in pairs]
+    actual = metrics.disagreement(predictions[0]).item()
+    assert 0 < actual < 1
+    assert actual == pytest.approx(sum(shares) / len(shares), rel=1e-12)
+
+
+def test_two_different_mistakes_are_a_disagreement():
+    assert metrics.disagreement(one_hot([[0, 1, 2], [0, 2, 2]])).item() == pytest.approx(1 / 3)
+    assert metrics.disagreement(one_hot([[0, 1, 2], [1, 2, 0]])).item() == 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_q_is_yules_over_the_images_that_both_one_or_none_get_right(seed):
+    generator = torch.Generator().manual_seed(seed)
+    logits_NPC = torch.randn(N, 4, C, generator=generator)
+    labels = torch.randint(0, C, (N,), generator=generator)
+    for n in range(0, N, 2):  # half the images are easy for somebody
+        logits_NPC[n, n % 4, labels[n]] += 9
+    values = []
+    for a, b in itertools.combinations(predicted(logits_NPC), 2):
+        n11 = n10 = n01 = n00 = 0
+        for x, y, label in zip(a, b, labels.tolist(), strict=True):
+            n11 += x == label and y == label
+            n10 += x == label and y != label
+            n01 += x != label and y == label
+            n00 += x != label and y != label
+        divisor = n11 * n00 + n01 * n10
+        values.append((n11 * n00 - n01 * n10) / divisor if divisor else 1.0)
+    actual = metrics.q_statistic(logits_NPC, labels).item()
+    assert actual == pytest.approx(sum(values) / len(values), rel=1e-12)
+
+
+def test_q_is_minus_1_where_no_image_fools_both_and_0_where_they_are_independent():
+    labels = torch.zeros(4, dtype=torch.int64)
+    assert metrics.q_statistic(one_hot([[0, 0, 1, 0], [1, 0, 0, 0]]), labels).item() == -1
+    assert metrics.q_statistic(one_hot([[0, 0, 1, 1], [0, 1, 0, 1]]), labels).item() == 0
+    assert metrics.q_statistic(one_hot([[0, 0, 1, 1], [0, 0, 2, 2]]), labels).item() == 1
+
+
+@pytest.mark.parametrize(
+    "classes_MN",
+    [
+        pytest.param([[0, 1, 2]], id="one member"),
+        pytest.param([[0, 1, 1], [0, 1, 1], [0, 1, 1]], id="identical members"),
+        pytest.param([[0, 1, 2], [0, 1, 2]], id="all right"),
+        pytest.param([[1, 2, 0], [1, 2, 0]], id="all wrong"),
+    ],
+)
+def test_members_that_cannot_be_told_apart_neither_disagree_nor_differ(classes_MN):
+    logits_NPC, labels_N = one_hot(classes_MN), torch.tensor([0, 1, 2])
+    assert metrics.disagreement(logits_NPC).item() == 0
+    assert metrics.q_statistic(logits_NPC, labels_N).item() == 1
+    assert metrics.pairwise_diversity(logits_NPC).item() == 0
+
+
+# Calibration
+
+
+@pytest.mark.parametrize("bins", [1, 5, 15])
+def test_ece_is_the_mean_gap_between_confidence_and_accuracy_over_the_bins(bins):
+    """From nearly uniform to nearly certain, so that no bin is empty; the least certain are wrong,
+    so that neighbouring bins err in opposite directions."""
+    generator = torch.Generator().manual_seed(0)
+    logits_NC = torch.randn(300, 30, generator=generator) * torch.linspace(0, 9, 300)[:, None]
+    labels_N = logits_NC.argmax(dim=1)
+    labels_N[logits_NC.softmax(dim=1).amax(dim=1) < 0.2] += 1
+    labels_N %= 30
+    gap, counts = 0.0, []
+    for b in range(bins):
+        held = []
+        for row, label in zip(logits_NC.tolist(), labels_N.tolist(), strict=True):
+            p = softmax(row)
+            if b / bins < max(p) <= (b + 1) / bins:
+                held.append((max(p), p.index(max(p)) == label))
+        counts.append(len(held))
+        if held:
+            confidence = sum(c for c, _ in held) / len(held)
+            accuracy = sum(right for _, right in held) / len(held)
+            gap += len(held) / 300 * abs(confidence - accuracy)
+    assert all(counts)
+    actual = metrics.expected_calibration_error(logits_NC, labels_N, bins).item()
+    assert actual == pytest.approx(gap, rel=1e-12)
+
+
+def test_ece_is_0_of_the_certain_and_right_and_1_of_the_certain_and_wrong():
+    certain, labels_N = 1000 * torch.eye(3), torch.arange(3)
+    assert metrics.expected_calibration_error(certain, labels_N).item() == 0
+    wrong_N = torch.tensor([1, 2, 0])
+    assert metrics.expected_calibration_error(certain, wrong_N).item() == pytest.approx(1)
+
+
+def test_ece_of_a_coin_that_is_right_half_of_the_time_is_0():
+    logits_NC = torch.tensor([[1e-9, 0.0], [1e-9, 0.0]])
+    assert metrics.expected_calibration_error(logits_NC, torch.tensor([0, 1])).item() < 1e-8
+
+
+# Attention
+
+
+def test_attention_entropy_is_the_mean_over_all_rows():
+    rows_NPP = torch.rand(5, 3, 3, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    entropies = [
+        -sum(share * math.log(share) for share in row)
+        for image in rows_NPP.tolist()
+        for row in image
+    ]
+    expected = sum(entropies) / len(entropies)
+    assert metrics.attention_entropy(rows_NPP).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_attention_entropy_ends_at_0_and_at_log_p():
+    assert metrics.attention_entropy(torch.eye(4).expand(2, 4, 4)).item() == 0
+    uniform = torch.full((2, 4, 4), 0.25)
+    assert metrics.attention_entropy(uniform).item() == pytest.approx(math.log(4))
+    assert metrics.attention_entropy(torch.ones(2, 1, 1)).item() == 0

@@ -3,8 +3,9 @@
 import pytest
 
 from okddip_search.errors import UserError
-from okddip_search.resources import allot, count_gpus
+from okddip_search.resources import Allotment, allot, count_gpus
 from okddip_search.settings import ResourceSettings
+from okddip_search.space import load_space
 
 
 def share(cpus, gpus, asked=None, **settings):
@@ -56,3 +57,17 @@ def test_asking_for_more_than_there_is_is_told(cpus, gpus, asked, settings, word
 def test_hidden_gpus_are_not_counted(monkeypatch, value, count):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
     assert count_gpus() == count
+
+
+def test_more_decoding_processes_than_a_trial_has_cores_are_refused(tmp_path):
+    from okddip_search.search import _as_run
+
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        "name: s\nsearch: {lr: {type: float, low: 0.1, high: 1}}\n"
+        "data: {name: image_folder, root: x, image_size: 32, streaming: true, workers: 5}\n"
+    )
+    spec = load_space(path)
+    with pytest.raises(UserError, match="data.workers is 5, but a trial has 4 cores"):
+        _as_run(spec, Allotment(8, 0, 4.0, 0.0, 2))
+    assert _as_run(spec, Allotment(10, 0, 5.0, 0.0, 2)).trainer["num_threads"] == 5

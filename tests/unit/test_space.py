@@ -13,6 +13,7 @@ from okddip_search.errors import UserError
 from okddip_search.space import SearchSpec, bundled_spaces, load_space, summary_of, trial_seed
 from okddip_search.yaml_lines import dump_yaml, parse_yaml
 from trainer.config import TrainConfig
+from trainer.registry import METHODS
 
 PAPER = {
     "lr": 0.1,
@@ -170,7 +171,16 @@ BUNDLED = [
     "cifar10_small.yaml",
     "digits.yaml",
     "fashion_mnist.yaml",
+    "imagenet.yaml",
+    "kd.yaml",
+    "methods_cifar10.yaml",
+    "methods_cifar100.yaml",
 ]
+OF_METHODS = {"methods_cifar10", "methods_cifar100"}
+OTHER_RECIPES = {  # where the usual setting of a data set is not the paper's of CIFAR
+    "imagenet": {"weight_decay": 1e-4, "lr_milestones": (0.3333, 0.6667)},
+    "kd": {"lr_schedule": "cosine", "num_peers": 0},
+}
 
 
 def test_bundled_spaces_are_all_there() -> None:
@@ -184,15 +194,32 @@ def bundled(request: pytest.FixtureRequest) -> SearchSpec:
 
 
 def test_bundled_space_tries_the_papers_setting_first(bundled: SearchSpec) -> None:
+    if bundled.name in OF_METHODS:
+        pytest.skip("it has a setting for each method")
     first = bundled.enqueue[0]
-    assert first == {name: PAPER[name] for name in bundled.search}
+    setting = {**PAPER, "lr_milestones": (0.5, 0.75), **OTHER_RECIPES.get(bundled.name, {})}
+    assert first == {name: setting[name] for name in bundled.search}
     config = bundled.suggest(FixedTrial(dict(first)))
-    for name, value in PAPER.items():
+    for name, value in setting.items():
         assert getattr(config, name) == value
     assert config.attention_dim is None
-    assert config.lr_milestones == (0.5, 0.75)
     assert config.ramp_length / config.epochs == pytest.approx(80 / 300, abs=0.02)
     assert config == bundled.example()
+
+
+@pytest.mark.parametrize("name", sorted(OF_METHODS))
+def test_a_space_of_methods_tries_every_method_as_published(name: str) -> None:
+    spec = load_space(name)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for params in spec.enqueue:
+        study.enqueue_trial(dict(params))
+    tried = [spec.suggest(study.ask()) for _ in spec.enqueue]
+    assert {config.method for config in tried} == set(METHODS)
+    assert spec.study.pruner.arguments["n_startup_trials"] >= len(tried)
+    for config in tried:
+        assert config.temperature == METHODS[config.method].temperature
+        assert (config.lr, config.weight_decay, config.peer_weight) == (0.1, 5e-4, 1.0)
+        assert config.num_peers == (3 if METHODS[config.method].grouped else 0)
 
 
 def test_bundled_space_suggests_valid_configurations(bundled: SearchSpec) -> None:

@@ -130,11 +130,11 @@ def test_epoch_metrics_are_named_in_sections_and_few():
     metrics = epoch_metrics(REPORT)
     assert metrics["val/leader_accuracy"] == 0.9
     assert metrics["train/loss"] == 3.0
-    assert metrics["train/kd_leader"] == 0.5
+    assert "train/kd_leader" not in metrics
     assert metrics["time/epoch_s"] == 1.5
-    assert len(metrics) + 1 < 15  # one more is the running best
+    assert len(metrics) + 1 <= 15  # one more is the running best
     many = {**REPORT, "train": {f"part{i}": 1.0 for i in range(50)}}
-    assert len(epoch_metrics(many)) + 1 < 15
+    assert len(epoch_metrics(many)) + 1 <= 15
 
 
 def test_only_finite_numbers_are_charted():
@@ -161,7 +161,8 @@ def test_parameters_are_short(value, text):
         ("https://user:pa%40ss@host:5000/x", "https://***@host:5000/x"),
         ("postgresql://u:p@db/mlflow", "postgresql://***@db/mlflow"),
         ("http://u:p@h/a and http://v:q@h/b", "http://***@h/a and http://***@h/b"),
-        ("http://host:5000/a@b", "http://host:5000/a@b"),
+        ("http://user:pa/ss@host", "http://***@host"),
+        ("http://user:p@ss@host:5000/x", "http://***@host:5000/x"),
         ("sqlite:////a/b.db", "sqlite:////a/b.db"),
     ],
 )

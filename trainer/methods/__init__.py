@@ -1,16 +1,14 @@
-"""Training methods by name: one file a method, one line here."""
-
-from collections.abc import Callable
+"""Training methods, one file each; their names stand in ``trainer.registry``."""
 
 from trainer.config import TrainConfig
 from trainer.methods.base import Method
-from trainer.methods.okddip import OKDDip
+from trainer.models import Architecture
+from trainer.registry import METHODS, load_home
 
-METHODS: dict[str, Callable[[TrainConfig, int], Method]] = {
-    "okddip": OKDDip.from_config,
-}
+__all__ = ["Method", "build_method"]
 
 
-def build_method(config: TrainConfig, feature_dim: int) -> Method:
-    """Make the method of a run for features of width D."""
-    return METHODS[config.method](config, feature_dim)
+def build_method(config: TrainConfig, architecture: Architecture) -> Method:
+    """Make the method of a run."""
+    method: Method = load_home(METHODS[config.method].home)(config, architecture)
+    return method

@@ -6,19 +6,22 @@ peers stay diverse. The functions are pure; shapes: N batch, P peers, C classes,
 d attention width.
 """
 
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.config import TrainConfig
 from trainer.group import GroupOutput
-from trainer.methods.base import Method
-
-AUTHORS_EPSILON = 1e-7
-"""Added to the target probabilities, as the authors' code does. The paper's equation, which
-aggregates probabilities and is not in that code, goes without."""
+from trainer.methods.base import (
+    AUTHORS_EPSILON,
+    Batch,
+    Method,
+    classification_loss,
+    kl_divergence,
+)
+from trainer.models import Architecture
 
 Aggregate = Literal["logits", "probabilities"]
 
@@ -51,23 +54,6 @@ def attention(features_NPD: Tensor, query_dD: Tensor, key_dD: Tensor) -> Tensor:
     return torch.softmax(query_NPd @ key_NPd.transpose(1, 2), dim=-1)
 
 
-def kl_divergence(
-    target_probabilities: Tensor, logits: Tensor, temperature: float, epsilon: float = 0.0
-) -> Tensor:
-    """Return ``T² · mean_n Σ_c p (log p − log q)``, q the softmax of ``logits / T``.
-
-    Args:
-        target_probabilities: p, (N, ..., C), already softened by T.
-        logits: Of the student, same shape. Dimensions between N and C are summed over.
-        temperature: T > 0.
-        epsilon: Added to p; the authors add 1e-7.
-    """
-    # A probability that underflowed to 0 would have an infinite gradient of p log p.
-    p = (target_probabilities + epsilon).clamp_min(torch.finfo(logits.dtype).tiny)
-    log_q = F.log_softmax(logits / temperature, dim=-1)
-    return temperature**2 * (p * (p.log() - log_q)).sum() / logits.shape[0]
-
-
 def peer_targets(
     peer_logits_NPC: Tensor, attention_NPP: Tensor, temperature: float, aggregate: Aggregate
 ) -> Tensor:
@@ -86,9 +72,7 @@ def leader_target(peer_logits_NPC: Tensor, temperature: float, aggregate: Aggreg
 
 def okddip_losses(
     logits_NMC: Tensor,
-    peer_features_NPD: Tensor,
-    query_dD: Tensor,
-    key_dD: Tensor,
+    attention_NPP: Tensor,
     labels_N: Tensor,
     *,
     temperature: float = 3.0,
@@ -97,15 +81,15 @@ def okddip_losses(
     leader_weight: float = 1.0,
     aggregate: Aggregate = "logits",
     detach_targets: bool = False,
+    two_level: bool = True,
     label_smoothing: float = 0.0,
+    confidence_penalty: float = 0.0,
 ) -> OKDDipLosses:
     """Return the loss of a batch and its parts (paper, eq. 10: sums over members, not means).
 
     Args:
-        logits_NMC: Of all members; the last is the leader, M = P + 1.
-        peer_features_NPD: Pooled features of the peers; the leader takes no part in attention.
-        query_dD: W_L, shared by all peers.
-        key_dD: W_E, shared by all peers.
+        logits_NMC: Of all members; with two levels the last is the leader, M = P + 1, else M = P.
+        attention_NPP: Who listens to whom; rows sum to 1. The leader takes no part.
         labels_N: Class indices, int64.
         temperature: T > 0, of both levels.
         ramp_weight: w(e) in [0, 1].
@@ -114,86 +98,90 @@ def okddip_losses(
         aggregate: Mix logits (authors' code, Figure 1) or probabilities (the paper's equation).
         detach_targets: Stop the gradient at the targets. The authors do not: it is the only way
             in which W_L and W_E learn.
+        two_level: Whether there is a leader; without one its two terms are 0.
         label_smoothing: Of the cross-entropy, in [0, 1).
+        confidence_penalty: β ≥ 0 on the members' entropy.
     """
-    peers_NPC, leader_NC = logits_NMC[:, :-1], logits_NMC[:, -1]
-    num_peers = peers_NPC.shape[1]
-    ce_peers = num_peers * F.cross_entropy(
-        peers_NPC.flatten(0, 1),
-        labels_N.repeat_interleave(num_peers),
+    peers_NPC = logits_NMC[:, :-1] if two_level else logits_NMC
+    classify = partial(
+        classification_loss,
+        labels_N=labels_N,
         label_smoothing=label_smoothing,
+        confidence_penalty=confidence_penalty,
     )
-    ce_leader = F.cross_entropy(leader_NC, labels_N, label_smoothing=label_smoothing)
-
-    attention_NPP = attention(peer_features_NPD, query_dD, key_dD)
-    first_NPC = peer_targets(peers_NPC, attention_NPP, temperature, aggregate)
-    second_NC = leader_target(peers_NPC, temperature, aggregate)
-    if detach_targets:
-        first_NPC, second_NC = first_NPC.detach(), second_NC.detach()
-    epsilon = AUTHORS_EPSILON if aggregate == "logits" else 0.0
-    kd_peers = kl_divergence(first_NPC, peers_NPC, temperature, epsilon)
-    kd_leader = kl_divergence(second_NC, leader_NC, temperature, epsilon)
-
-    distillation = peer_weight * kd_peers + leader_weight * kd_leader
-    total = ce_peers + ce_leader + ramp_weight * distillation
+    distil = partial(
+        _distil,
+        temperature=temperature,
+        # The paper's equation, which mixes probabilities and is not in the code, has no epsilon.
+        epsilon=AUTHORS_EPSILON if aggregate == "logits" else 0.0,
+        detach=detach_targets,
+    )
+    ce_peers = classify(peers_NPC)
+    kd_peers = distil(
+        peer_targets(peers_NPC, attention_NPP, temperature, aggregate), logits=peers_NPC
+    )
+    ce_leader = kd_leader = torch.zeros_like(ce_peers)
+    if two_level:
+        ce_leader = classify(logits_NMC[:, -1:])
+        second_NC = leader_target(peers_NPC, temperature, aggregate)
+        kd_leader = distil(second_NC, logits=logits_NMC[:, -1])
+    distilled = peer_weight * kd_peers + leader_weight * kd_leader
+    total = ce_peers + ce_leader + ramp_weight * distilled
     return OKDDipLosses(total, ce_peers, ce_leader, kd_peers, kd_leader)
 
 
+def _distil(
+    target: Tensor, *, logits: Tensor, temperature: float, epsilon: float, detach: bool
+) -> Tensor:
+    return kl_divergence(target.detach() if detach else target, logits, temperature, epsilon)
+
+
 class OKDDip(Method):
-    """OKDDip with its two learned projections W_L and W_E (bias-free, D → d)."""
+    """OKDDip with its two learned projections W_L and W_E (bias-free, D → d).
 
-    def __init__(
-        self,
-        feature_dim: int,
-        attention_dim: int,
-        *,
-        temperature: float,
-        peer_weight: float,
-        leader_weight: float,
-        aggregate: Aggregate,
-        detach_targets: bool,
-        label_smoothing: float,
-    ) -> None:
-        super().__init__()
-        self.query = nn.Linear(feature_dim, attention_dim, bias=False)
-        self.key = nn.Linear(feature_dim, attention_dim, bias=False)
-        self.temperature = temperature
-        self.peer_weight = peer_weight
-        self.leader_weight = leader_weight
-        self.aggregate = aggregate
-        self.detach_targets = detach_targets
-        self.label_smoothing = label_smoothing
+    ``attention`` and ``two_level`` are the ablations of the paper's Table 5: ``symmetric`` shares
+    one projection, ``mean`` weighs all peers alike, ``random`` draws the weights anew for every
+    image; without the second level there is no leader, and all members attend to all.
+    """
 
-    @classmethod
-    def from_config(cls, config: TrainConfig, feature_dim: int) -> "OKDDip":
-        """Make the method of a run; ``attention_dim: null`` is the paper's D/8, at least 1."""
-        return cls(
-            feature_dim,
-            config.attention_dim or max(1, feature_dim // 8),
+    def __init__(self, config: TrainConfig, architecture: Architecture) -> None:
+        super().__init__(config, architecture)
+        self.has_leader = config.two_level
+        width = config.attention_dim or max(1, architecture.feature_dim // 8)
+        if config.attention in ("learned", "symmetric"):
+            self.query = nn.Linear(architecture.feature_dim, width, bias=False)
+        if config.attention == "learned":
+            self.key = nn.Linear(architecture.feature_dim, width, bias=False)
+
+    def attention(self, output: GroupOutput) -> Tensor:
+        """Return who listens to whom, (N, P, P)."""
+        features_NPD = self.teachers(output.features_NMD)
+        num_images, num_peers, _ = features_NPD.shape
+        if self.config.attention == "mean":
+            return features_NPD.new_full((num_images, num_peers, num_peers), 1.0 / num_peers)
+        if self.config.attention == "random":
+            # An evaluation must not draw from the generator that training goes on with.
+            own = None if self.training else torch.Generator(features_NPD.device).manual_seed(0)
+            scores_NPP = features_NPD.new_empty(num_images, num_peers, num_peers)
+            scores_NPP.normal_(generator=own)
+            return torch.softmax(scores_NPP, dim=-1)
+        key = self.query if self.config.attention == "symmetric" else self.key
+        return attention(features_NPD, self.query.weight, key.weight)
+
+    def losses(self, output: GroupOutput, batch: Batch) -> dict[str, Tensor]:
+        """Return ``total, ce_peers, ce_leader, kd_peers, kd_leader`` (see ``OKDDipLosses``)."""
+        config = self.config
+        return okddip_losses(
+            output.logits_NMC,
+            self.attention(output),
+            batch.labels_N,
             temperature=config.temperature,
+            ramp_weight=batch.ramp_weight,
             peer_weight=config.peer_weight,
             leader_weight=config.leader_weight,
             aggregate=config.aggregate,
             detach_targets=config.detach_targets,
+            two_level=config.two_level,
             label_smoothing=config.label_smoothing,
-        )
-
-    def losses(
-        self, output: GroupOutput, labels_N: Tensor, ramp_weight: float
-    ) -> dict[str, Tensor]:
-        """Return ``total, ce_peers, ce_leader, kd_peers, kd_leader`` (see ``OKDDipLosses``)."""
-        parts = okddip_losses(
-            output.logits_NMC,
-            output.features_NMD[:, :-1],
-            self.query.weight,
-            self.key.weight,
-            labels_N,
-            temperature=self.temperature,
-            ramp_weight=ramp_weight,
-            peer_weight=self.peer_weight,
-            leader_weight=self.leader_weight,
-            aggregate=self.aggregate,
-            detach_targets=self.detach_targets,
-            label_smoothing=self.label_smoothing,
-        )
-        return parts._asdict()
+            confidence_penalty=config.confidence_penalty,
+        )._asdict()

@@ -1,48 +1,48 @@
 """Networks by name. Each gives a trunk and a branch, from which every group structure is built."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from trainer.models.architecture import Architecture
+from trainer.registry import MODELS, load_home, width_problem
 
-from torch import nn
-
-from trainer.config import ModelName
-from trainer.models import resnet
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """A network cut in two, so that a group can share the first part.
-
-    ``branch()`` modules map the trunk's output to pooled features (N, D), and ``classifier()``
-    modules map those to logits (N, C). Every call makes fresh, independently initialised weights.
-
-    Attributes:
-        trunk: Makes the part that the branches of a branch-based group share.
-        branch: Makes the rest, up to the pooled features.
-        feature_dim: D, the width of the pooled features.
-        num_classes: C.
-    """
-
-    trunk: Callable[[], nn.Module]
-    branch: Callable[[], nn.Module]
-    feature_dim: int
-    num_classes: int
-
-    def classifier(self) -> nn.Module:
-        """Make the last layer, (N, D) → (N, C)."""
-        return nn.Linear(self.feature_dim, self.num_classes)
+__all__ = ["Architecture", "build_architecture", "check_size"]
 
 
 def build_architecture(
-    name: ModelName, *, channels: int, num_classes: int, width: float = 1.0
+    name: str, *, channels: int, num_classes: int, width: float = 1.0
 ) -> Architecture:
     """Return the named network for images of so many channels and classes.
 
     Args:
-        name: A name of ``trainer.config.ModelName``.
+        name: A name in ``trainer.registry.MODELS``.
         channels: Image channels, 1 or 3.
         num_classes: C ≥ 2.
         width: Factor on all channel counts, 1 for the published network.
+
+    Raises:
+        ValueError: The network does not come in this width.
     """
-    cut = resnet.cifar_resnet(int(name.removeprefix("resnet")), channels, width)
-    return Architecture(*cut, num_classes=num_classes)
+    if problem := width_problem(name, width):
+        raise ValueError(f"width {problem}")
+    info = MODELS[name]
+    architecture: Architecture = load_home(info.home)(
+        channels=channels, num_classes=num_classes, width=width, **info.arguments
+    )
+    return architecture
+
+
+def check_size(name: str, height: int, width: int) -> None:
+    """Check that images are large enough for a network.
+
+    Args:
+        name: A name in ``trainer.registry.MODELS``.
+        height: Of the images in pixels.
+        width: Of the images in pixels.
+
+    Raises:
+        ValueError: They are too small; names the network, the size and the smallest size.
+    """
+    smallest = MODELS[name].min_size
+    if min(height, width) < smallest:
+        raise ValueError(
+            f"{name} cannot be fed images of {height}×{width} pixels: "
+            f"it needs at least {smallest}×{smallest}"
+        )

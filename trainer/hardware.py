@@ -1,0 +1,67 @@
+"""What the machine can do: device, precision, cores."""
+
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+from trainer.config import ConfigError, TrainConfig
+
+
+def available_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def resolve_device(config: TrainConfig) -> torch.device:
+    """Return the device of a run.
+
+    Raises:
+        ConfigError: CUDA was asked for and there is none.
+    """
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError([(("device",), "'cuda' was asked for, but torch sees no CUDA device")])
+    if config.device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def resolve_precision(config: TrainConfig, device: torch.device) -> str:
+    """Return ``fp32`` or ``bf16``.
+
+    Raises:
+        ConfigError: bf16 was asked for where it is emulated: it would be several times slower.
+    """
+    if config.precision == "fp32":
+        return "fp32"
+    if has_bf16(device):
+        return "bf16"
+    if config.precision == "bf16":
+        text = f"'bf16' was asked for, but {device.type} here has no bf16 instructions; use 'auto'"
+        raise ConfigError([(("precision",), text)])
+    return "fp32"
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Return whether the hardware multiplies bf16 matrices itself."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(_cpuinfo("flags", "Features").split()))
+
+
+def cpu_name() -> str:
+    """Return the processor's name as the system gives it."""
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def _cpuinfo(*keys: str) -> str:
+    """Return the first such value of Linux's /proc/cpuinfo, or an empty string elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    pairs = (line.partition(":") for line in lines)
+    return next((value.strip() for key, _, value in pairs if key.strip() in keys), "")

@@ -1,0 +1,185 @@
+"""Methods and networks by name, with what a configuration must know of them; needs no torch.
+
+A new method is one file in ``trainer/methods/`` and one entry here; a new network is a function in
+``trainer/models/`` and one entry here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Literal
+
+Structure = Literal["network", "branch"]
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """A training method.
+
+    Attributes:
+        home: ``module:Class``, a ``trainer.methods.base.Method``.
+        summary: One line for ``okddip-search methods``.
+        source: Where it was published.
+        structures: Groups that it can train.
+        grouped: Whether it trains ``num_peers + 1`` members; else it trains one network.
+        temperature: T where the configuration gives none: as published.
+    """
+
+    home: str
+    summary: str
+    source: str
+    structures: tuple[Structure, ...] = ("network", "branch")
+    grouped: bool = True
+    temperature: float = 3.0
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A network.
+
+    Attributes:
+        home: ``module:function``; called with ``channels``, ``num_classes`` and ``width`` it
+            returns a ``trainer.models.Architecture``.
+        arguments: Further keyword arguments of the function.
+        summary: One line for ``okddip-search models --json``.
+        min_size: Smallest image side in pixels that it can be fed.
+        native_size: Image side in pixels that it was published for.
+        class_counts: Numbers of classes that it was published with.
+        widths: The only values of ``width`` that there are; None: any.
+    """
+
+    home: str
+    arguments: Mapping[str, Any]
+    summary: str
+    min_size: int = 8
+    native_size: int = 32
+    class_counts: tuple[int, ...] = (10, 100)
+    widths: tuple[float, ...] | None = None
+
+
+METHODS: dict[str, MethodInfo] = {
+    "okddip": MethodInfo(
+        "trainer.methods.okddip:OKDDip",
+        "diverse peers teach each other through attention, their ensemble teaches the leader",
+        "Chen et al. 2020",
+    ),
+    "single": MethodInfo(
+        "trainer.methods.single:Single",
+        "one network, cross-entropy alone: the baseline",
+        "-",
+        grouped=False,
+    ),
+    "independent": MethodInfo(
+        "trainer.methods.independent:Independent",
+        "a group without distillation: what more members alone bring",
+        "Chen et al. 2020 (Ind)",
+    ),
+    "dml": MethodInfo(
+        "trainer.methods.dml:DML",
+        "deep mutual learning: every member learns from the others",
+        "Zhang et al. 2018",
+        temperature=1.0,
+    ),
+    "cl_ilr": MethodInfo(
+        "trainer.methods.cl_ilr:CLILR",
+        "collaborative learning: branches learn from the others, the trunk's gradient is scaled",
+        "Song & Chai 2018",
+        structures=("branch",),
+    ),
+    "one": MethodInfo(
+        "trainer.methods.one:ONE",
+        "on-the-fly native ensemble: a gate mixes the branches into their teacher",
+        "Lan et al. 2018",
+        structures=("branch",),
+    ),
+    "kd": MethodInfo(
+        "trainer.methods.kd:KD",
+        "one network learns from a larger trained one",
+        "Hinton et al. 2015",
+        grouped=False,
+    ),
+    "codistillation": MethodInfo(
+        "trainer.methods.codistillation:Codistillation",
+        "members learn from stale copies of each other",
+        "Anil et al. 2018",
+        structures=("network",),
+        temperature=1.0,
+    ),
+}
+
+
+def _cifar_resnet(depth: int) -> ModelInfo:
+    return ModelInfo(
+        "trainer.models.resnet:cifar_resnet",
+        {"depth": depth, "bottleneck": depth > 100},
+        f"ResNet-{depth} for 32×32 images (He et al. 2016)",
+    )
+
+
+def _wide_resnet(depth: int, widen: int) -> ModelInfo:
+    return ModelInfo(
+        "trainer.models.wrn:wide_resnet",
+        {"depth": depth, "widen": widen},
+        f"WRN-{depth}-{widen} (Zagoruyko & Komodakis 2016)",
+    )
+
+
+def _imagenet(
+    function: str, summary: str, widths: tuple[float, ...] | None, **arguments: Any
+) -> ModelInfo:
+    return ModelInfo(
+        f"trainer.models.imagenet:{function}",
+        arguments,
+        f"{summary}, torchvision's",
+        native_size=224,
+        class_counts=(1000,),
+        widths=widths,
+    )
+
+
+def _imagenet_resnet(depth: int) -> ModelInfo:
+    return _imagenet("resnet", f"ResNet-{depth} (He et al. 2016)", (1.0,), depth=depth)
+
+
+MODELS: dict[str, ModelInfo] = {
+    **{f"resnet{depth}": _cifar_resnet(depth) for depth in (8, 14, 20, 32, 56, 110)},
+    "wrn20_8": ModelInfo(
+        "trainer.models.resnet:cifar_resnet",
+        {"depth": 20, "bottleneck": True, "widen": 8},
+        "ResNet-20 of bottlenecks, 8 times wider inside (Chen et al. 2020)",
+    ),
+    "wrn16_2": _wide_resnet(16, 2),
+    "wrn28_10": _wide_resnet(28, 10),
+    "vgg16": ModelInfo(
+        "trainer.models.vgg:vgg16",
+        {},
+        "VGG-16 with batch norm (Simonyan & Zisserman 2015)",
+        min_size=32,  # five max-poolings
+    ),
+    "densenet40_12": ModelInfo(
+        "trainer.models.densenet:densenet_bc",
+        {"depth": 40, "growth": 12},
+        "DenseNet-BC-40-12 (Huang et al. 2017)",
+    ),
+    **{f"resnet{depth}": _imagenet_resnet(depth) for depth in (18, 34, 50)},
+    "mobilenet_v2": _imagenet("mobilenet_v2", "MobileNetV2 (Sandler et al. 2018)", None),
+    "shufflenet_v2": _imagenet(
+        "shufflenet_v2", "ShuffleNetV2 (Ma et al. 2018)", (0.5, 1.0, 1.5, 2.0)
+    ),
+}
+
+
+def width_problem(model: str, width: float) -> str:
+    """Say why a network does not come in this width, or return an empty string."""
+    widths = MODELS[model].widths
+    if widths is None or width in widths:
+        return ""
+    if widths == (1.0,):
+        return f"{width:g} is not possible: {model} has no width, leave it at 1"
+    return f"{width:g} is not possible: {model} comes in " + ", ".join(f"{w:g}" for w in widths)
+
+
+def load_home(home: str) -> Any:
+    """Import what ``module:name`` points to."""
+    module, _, name = home.partition(":")
+    return getattr(import_module(module), name)
