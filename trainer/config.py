@@ -6,7 +6,7 @@ Peers", section 4.1) wherever the paper has one.
 """
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -335,7 +335,3 @@ class TrainConfig(StrictModel):
     def to_dict(self) -> dict[str, Any]:
         """Return plain Python values, ready for YAML or JSON; ``TrainConfig(**d)`` restores it."""
         return self.model_dump(mode="json")
-
-    def replace(self, changes: Mapping[str, Any]) -> "TrainConfig":
-        """Return a validated copy with some fields changed."""
-        return TrainConfig(**{**self.to_dict(), **changes})

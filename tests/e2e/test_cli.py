@@ -96,3 +96,25 @@ def test_a_space_that_changed_is_refused_on_resume(tmp_path):
     done = run("--space", "tiny.yaml", "--out", "out", "--resume", cwd=tmp_path)
     assert done.returncode == 2
     assert "search has changed" in done.stderr
+
+
+def test_an_impossible_directory_is_told_without_a_traceback(tmp_path):
+    (tmp_path / "file").write_text("")
+    write_space(tmp_path)
+    done = run("--space", "tiny.yaml", "--out", "file/below", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "file/below" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_budget_and_resources_may_change_on_resume(tmp_path):
+    first = run("--space", write_space(tmp_path), "--out", "out", "--trials", 1, cwd=tmp_path)
+    assert first.returncode == 0, first.stdout + first.stderr
+    done = run(
+        "--resume", "--out", "out", "--set", "study.trials=2", "--set", "study.pruner.type=none",
+        "--set", "resources.max_concurrent=1", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 trials at a time" in done.stdout
+    saved = (tmp_path / "out" / "spec.yaml").read_text()
+    assert "max_concurrent: 1" in saved and "trials: 2" in saved

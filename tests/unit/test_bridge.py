@@ -6,9 +6,10 @@ import pytest
 from optuna.trial import TrialState
 
 from okddip_search.bridge import MAX_CONSECUTIVE_FAILURES, StudyBridge, StudySearcher, reduced
+from okddip_search.errors import UserError
 from okddip_search.settings import ObjectiveSettings
 from okddip_search.space import load_space
-from okddip_search.study import JOURNAL, cut_torn_line, open_study
+from okddip_search.study import JOURNAL, cut_torn_line, open_study, require_same_images
 
 SPACE = """\
 name: bridge
@@ -255,3 +256,22 @@ def test_a_torn_last_line_is_cut_and_a_whole_journal_is_left_alone(make, tmp_pat
         journal.write_bytes(whole + torn)
         assert cut_torn_line(journal)
         assert journal.read_bytes() == whole
+
+
+def test_other_images_are_refused_on_resume(make):
+    bridge, _ = make()
+    require_same_images(bridge.study, "abc")
+    again, _ = make()
+    require_same_images(again.study, "abc")
+    with pytest.raises(UserError, match="images"):
+        require_same_images(again.study, "xyz")
+
+
+def test_a_journal_damaged_in_its_middle_is_told(make, tmp_path):
+    bridge, _ = make()
+    run_trial(bridge, RISING)
+    journal = tmp_path / JOURNAL
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines[:3], b"\x00\x00\n", *lines[3:]]))
+    with pytest.raises(UserError, match="damaged"):
+        make()

@@ -208,13 +208,6 @@ def test_plain_values_and_yaml_restore_the_configuration(config, tmp_path):
     assert restored == config and restored.ramp_length == config.ramp_length
 
 
-def test_replace_validates_too():
-    assert UNUSUAL.replace({"lr": 0.5}).lr == 0.5
-    assert UNUSUAL.lr == 1e-5
-    with pytest.raises(ConfigError, match="lr: 0 is not"):
-        UNUSUAL.replace({"lr": 0})
-
-
 def test_a_configuration_is_frozen():
     with pytest.raises(ValueError, match="frozen"):
         TrainConfig().lr = 1.0

@@ -105,7 +105,8 @@ def test_the_weights_scale_the_distillation_alone_and_the_ramp_up_where_there_is
     output = GroupOutput(logits, torch.randn(N, M, 8).double(), torch.randn(N, 4).double())
     plain = build_method(TrainConfig(method=name, num_peers=M - 1), architecture).double().eval()
     weighted = copy.deepcopy(plain)
-    weighted.config = plain.config.replace({"peer_weight": 0.3, "leader_weight": 0.3})
+    lighter = {"peer_weight": 0.3, "leader_weight": 0.3}
+    weighted.config = TrainConfig(**{**plain.config.to_dict(), **lighter})
 
     def parts(method, ramp_weight):
         loss = method.losses(output, Batch(torch.empty(0), LABELS, ramp_weight))
