@@ -108,6 +108,9 @@ class EpochReport:
 class Trainer:
     """Trains one group. It holds training and validation images and cannot reach the test set.
 
+    Deviates: the OKDDip authors pick their best epoch on the test set and set no seed. Here
+    everything is chosen on validation images, and weights, order and augmentation follow the seed.
+
     The number of CPU threads is set for the whole process (torch has one pool).
 
     Args:

@@ -63,23 +63,25 @@ def evaluate(group: PeerGroup, method: Method, batches: Iterable[LabelledImages]
 
 
 class _Attention:
-    """Sums up attention over batches; methods without attention leave it empty."""
+    """Sums up attention over batches, on the device; methods without it leave it empty."""
 
     def __init__(self) -> None:
+        self._sums_PP: list[Tensor] = []
+        self._entropies: list[Tensor] = []
         self._count = 0
-        self._sum_PP: Tensor | None = None
-        self._entropy = 0.0
 
     def add(self, attention_NPP: Tensor | None) -> None:
         if attention_NPP is None:
             return
-        count, total_PP = len(attention_NPP), attention_NPP.double().sum(dim=0)
-        self._sum_PP = total_PP if self._sum_PP is None else self._sum_PP + total_PP
-        self._entropy += count * metrics.attention_entropy(attention_NPP).item()
-        self._count += count
+        self._sums_PP.append(attention_NPP.double().sum(dim=0))
+        self._entropies.append(len(attention_NPP) * metrics.attention_entropy(attention_NPP))
+        self._count += len(attention_NPP)
 
     def mean(self) -> list[list[float]] | None:
-        return None if self._sum_PP is None else (self._sum_PP / self._count).tolist()
+        if not self._count:
+            return None
+        mean: list[list[float]] = (torch.stack(self._sums_PP).sum(dim=0) / self._count).tolist()
+        return mean
 
     def entropy(self) -> float | None:
-        return self._entropy / self._count if self._count else None
+        return torch.stack(self._entropies).sum().item() / self._count if self._count else None

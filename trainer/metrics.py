@@ -6,7 +6,11 @@ from torch import Tensor
 
 
 def accuracy(logits: Tensor, labels_N: Tensor) -> Tensor:
-    """Return the share of right answers in [0, 1] over N, for logits (N, C) or (N, M, C)."""
+    """Return the share of right answers in [0, 1] over N, for logits (N, C) or (N, M, C).
+
+    Deviates: the OKDDip authors average the batches' accuracies, which counts the images of a
+    smaller last batch more than the others; ours is exact over the set.
+    """
     labels = labels_N.view(-1, *[1] * (logits.dim() - 2))
     return (logits.argmax(dim=-1) == labels).double().mean(dim=0)
 
