@@ -6,7 +6,7 @@ import click
 import optuna
 
 from okddip_search.console import duration, params_text
-from okddip_search.resources import allot, count_cpus, count_gpus
+from okddip_search.resources import Node, allot, count_cpus, count_gpus
 from okddip_search.sampling import make_sampler
 from okddip_search.spec import SearchSpec
 from okddip_search.tracking import masked, store_uri
@@ -22,7 +22,7 @@ def explain_search(
     Raises:
         UserError: The search cannot run here as asked.
     """
-    allotment = allot(spec.resources, cpus=count_cpus(), gpus=count_gpus(), asked_gpus=gpus)
+    allotment = allot(spec.resources, [Node(count_cpus(), count_gpus())], asked_gpus=gpus)
     study = spec.study
     click.echo(spec.to_yaml())
     click.echo("# Budget")

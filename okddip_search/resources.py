@@ -2,8 +2,10 @@
 
 import os
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from okddip_search.errors import UserError
 from okddip_search.settings import ResourceSettings
@@ -61,53 +63,81 @@ def count_gpus() -> int:
     return sum(line.startswith("GPU ") for line in listing.stdout.splitlines())
 
 
-def allot(settings: ResourceSettings, *, cpus: int, gpus: int, asked_gpus: int | None) -> Allotment:
-    """Share out what there is.
+class Node(NamedTuple):
+    """What one machine has."""
+
+    cpus: int
+    gpus: int
+
+
+def allot(
+    settings: ResourceSettings, nodes: Sequence[Node], *, asked_gpus: int | None
+) -> Allotment:
+    """Share out what there is. A trial lives on one node, so that every node is shared out alone.
 
     Args:
         settings: Of the space; null values are decided here.
-        cpus: Cores there are.
-        gpus: GPUs there are.
-        asked_gpus: ``--gpus``: how many of them to use; None: all, 0: run on the CPU.
+        nodes: The machines, at least one.
+        asked_gpus: ``--gpus``: how many GPUs to use; None: all, 0: run on the CPU.
 
     Raises:
-        UserError: More is asked for than there is, or not even one trial fits.
+        UserError: More is asked for than there is, or not even one trial fits on any node.
     """
-    if asked_gpus is not None and asked_gpus > gpus:
+    there = sum(node.gpus for node in nodes)
+    if asked_gpus is not None and asked_gpus > there:
         raise UserError(
-            f"--gpus {asked_gpus}: there are only {gpus} GPUs here",
-            f"Use --gpus {gpus}." if gpus else "Use --gpus 0 to run on the CPU.",
+            f"--gpus {asked_gpus}: there are only {there} GPUs here",
+            f"Use --gpus {there}." if there else "Use --gpus 0 to run on the CPU.",
         )
-    gpus = gpus if asked_gpus is None else asked_gpus
-    gpus_per_trial = _gpus_per_trial(settings, gpus)
-    slots = _gpu_slots(gpus, gpus_per_trial) if gpus else cpus
-    cpus_per_trial = settings.cpus_per_trial or float(max(1, cpus // max(1, slots)) if gpus else 1)
-    slots = min(slots, int(cpus / cpus_per_trial))
+    gpus = there if asked_gpus is None else asked_gpus
+    used = [Node(node.cpus, min(node.gpus, gpus)) for node in nodes]
+    gpus_per_trial = _gpus_per_trial(settings, max(node.gpus for node in used))
+    wanted = [_slots(node, gpus_per_trial) for node in used]
+    cpus_per_trial = settings.cpus_per_trial or _cores_each(used, wanted, gpus_per_trial)
+    slots = sum(
+        min(want, int(node.cpus / cpus_per_trial)) for node, want in zip(used, wanted, strict=True)
+    )
+    if gpus_per_trial > 0:
+        slots = min(slots, _slots(Node(0, gpus), gpus_per_trial))
     if slots < 1:
         raise UserError(
             f"no trial fits: each needs {cpus_per_trial:g} CPU cores and {gpus_per_trial:g} GPUs, "
-            f"there are {cpus} and {gpus}",
+            "there are " + ", ".join(f"{node.cpus} and {node.gpus}" for node in used),
             "Lower resources.cpus_per_trial or resources.gpus_per_trial in the space.",
         )
     return Allotment(
-        cpus, gpus, cpus_per_trial, gpus_per_trial, min(slots, settings.max_concurrent or slots)
+        sum(node.cpus for node in nodes),
+        gpus,
+        cpus_per_trial,
+        gpus_per_trial,
+        min(slots, settings.max_concurrent or slots),
     )
 
 
-def _gpus_per_trial(settings: ResourceSettings, gpus: int) -> float:
-    if gpus == 0:
+def _gpus_per_trial(settings: ResourceSettings, most_on_a_node: int) -> float:
+    if most_on_a_node == 0:
         return 0.0
     asked = 1.0 if settings.gpus_per_trial is None else settings.gpus_per_trial
-    if asked > gpus:
+    if asked > most_on_a_node:
         raise UserError(
-            f"a trial needs {asked:g} GPUs, there are {gpus}", "Use fewer --gpus-per-trial."
+            f"a trial needs {asked:g} GPUs, there are {most_on_a_node}",
+            "Use fewer --gpus-per-trial.",
         )
     return asked
 
 
-def _gpu_slots(gpus: int, per_trial: float) -> int:
-    if per_trial == 0:  # such trials run beside the GPUs: the cores are the limit
-        return 10**6
-    if per_trial < 1:
-        return gpus * int(1 / per_trial + 1e-9)
-    return gpus // int(per_trial)
+def _slots(node: Node, gpus_per_trial: float) -> int:
+    """Return how many trials a node's GPUs hold; trials without a GPU take a core each."""
+    if gpus_per_trial == 0:
+        return node.cpus
+    if gpus_per_trial < 1:
+        return node.gpus * int(1 / gpus_per_trial + 1e-9)
+    return node.gpus // int(gpus_per_trial)
+
+
+def _cores_each(nodes: Sequence[Node], slots: Sequence[int], gpus_per_trial: float) -> float:
+    """Return the cores of a trial: a node's share, on the node where that is least."""
+    if gpus_per_trial == 0:
+        return 1.0
+    shares = [node.cpus // n for node, n in zip(nodes, slots, strict=True) if n]
+    return float(max(1, min(shares)))

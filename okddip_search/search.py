@@ -28,7 +28,7 @@ from okddip_search.console import SearchConsole, noise_to
 from okddip_search.errors import UserError
 from okddip_search.events import TrialEnd
 from okddip_search.export import BEST, LEADER, TRIALS, BestKeeper, keep_best
-from okddip_search.resources import Allotment, allot, count_cpus, count_gpus
+from okddip_search.resources import Allotment, Node, allot, count_cpus, count_gpus
 from okddip_search.result import print_result
 from okddip_search.spec import SearchSpec
 from okddip_search.study import JOURNAL, open_study, require_same_images, sole_driver, trials_in
@@ -267,14 +267,17 @@ def _ray_cluster(request: SearchRequest) -> Iterator[Allotment]:
             ray.init(address=request.address, log_to_driver=False)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(f"--address {request.address}: {error}") from None
-        there = ray.cluster_resources()
-        cpus, gpus = int(there.get("CPU", 0)), int(there.get("GPU", 0))
+        nodes = [
+            Node(int(node["Resources"].get("CPU", 0)), int(node["Resources"].get("GPU", 0)))
+            for node in ray.nodes()
+            if node["Alive"]
+        ]
         try:
-            yield allot(settings, cpus=cpus, gpus=gpus, asked_gpus=request.gpus)
+            yield allot(settings, nodes, asked_gpus=request.gpus)
         finally:
             ray.shutdown()
         return
-    allotment = allot(settings, cpus=count_cpus(), gpus=count_gpus(), asked_gpus=request.gpus)
+    allotment = allot(settings, [Node(count_cpus(), count_gpus())], asked_gpus=request.gpus)
     # Ray's sockets live there, and their paths may have 107 bytes at most.
     place = "/tmp" if len(tempfile.gettempdir()) > 20 and os.path.isdir("/tmp") else None
     with tempfile.TemporaryDirectory(

@@ -3,13 +3,13 @@
 import pytest
 
 from okddip_search.errors import UserError
-from okddip_search.resources import Allotment, allot, count_gpus
+from okddip_search.resources import Allotment, Node, allot, count_gpus
 from okddip_search.settings import ResourceSettings
 from okddip_search.space import load_space
 
 
 def share(cpus, gpus, asked=None, **settings):
-    return allot(ResourceSettings(**settings), cpus=cpus, gpus=gpus, asked_gpus=asked)
+    return allot(ResourceSettings(**settings), [Node(cpus, gpus)], asked_gpus=asked)
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,21 @@ def test_gpus_can_be_left_unused():
     assert (shared.gpus, shared.slots) == (2, 2)
     on_cpu = share(16, 8, asked=0)
     assert (on_cpu.gpus, on_cpu.gpus_per_trial, on_cpu.slots) == (0, 0.0, 16)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "asked", "settings", "slots", "threads"),
+    [
+        pytest.param([(8, 4), (8, 4)], None, {}, 8, 2, id="two alike"),
+        pytest.param([(8, 4), (8, 4)], 1, {}, 1, 8, id="one GPU of them all"),
+        pytest.param([(64, 0), (8, 8)], None, {}, 8, 1, id="the cores of the GPU's own node count"),
+        pytest.param([(16, 4), (4, 2)], None, {"gpus_per_trial": 2.0}, 3, 4, id="the least share"),
+        pytest.param([(3, 0), (3, 0)], None, {"cpus_per_trial": 2.0}, 2, 2, id="no trial on two"),
+    ],
+)
+def test_every_node_of_a_cluster_is_shared_out_alone(nodes, asked, settings, slots, threads):
+    shared = allot(ResourceSettings(**settings), [Node(*node) for node in nodes], asked_gpus=asked)
+    assert (shared.slots, shared.threads_per_trial) == (slots, threads)
 
 
 @pytest.mark.parametrize(
