@@ -101,13 +101,15 @@ def _print_winner(
     if paper.number == best.number:
         console.print("It was enqueued first: the paper's own setting in the bundled spaces.")
         return
-    console.print(
+    told = (
         f"Enqueued first (the paper's own setting in the bundled spaces): trial {paper.number}, "
-        + percent(paper.value)
-        + (f" when it was pruned after {len(paper.intermediate_values)} epochs" * _pruned(paper))
+        f"{percent(paper.value)}"
     )
-    if not _pruned(paper):
-        console.print(_significance(best.value or 0.0, paper.value, num_validation))
+    if paper.state is TrialState.PRUNED:
+        console.print(f"{told} when it was pruned after {len(paper.intermediate_values)} epochs")
+        return
+    console.print(told)
+    console.print(_significance(best.value or 0.0, paper.value, num_validation))
 
 
 def _significance(best: float, paper: float, count: int) -> str:
@@ -122,10 +124,6 @@ def _significance(best: float, paper: float, count: int) -> str:
         f"Difference {100 * (best - paper):+.2f} points: {verdict} (one run each; standard error "
         f"from {count} validation images alone {100 * error:.2f} points)"
     )
-
-
-def _pruned(trial: FrozenTrial) -> bool:
-    return trial.state is TrialState.PRUNED
 
 
 def _shown(directory: Path) -> Path:

@@ -90,23 +90,6 @@ def require_same_images(study: optuna.Study, fingerprint: str) -> None:
         )
 
 
-def read_study(directory: Path) -> optuna.Study:
-    """Open a directory's study for reading, whether or not a driver is at work in it.
-
-    Raises:
-        UserError: There is no study.
-    """
-    path = directory / JOURNAL
-    if not path.exists():
-        raise UserError(
-            f"{directory} is no search directory: it has no {JOURNAL}",
-            "Name the directory of a search, such as runs/digits.",
-        )
-    storage = JournalStorage(JournalFileBackend(str(path)))
-    name = optuna.get_all_study_names(storage)[0]
-    return optuna.load_study(study_name=name, storage=storage)
-
-
 def cut_torn_line(path: Path) -> bool:
     """Cut a journal back to its last whole line; what a driver wrote when it died is no decision.
 

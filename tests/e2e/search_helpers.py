@@ -8,6 +8,9 @@ import sys
 import time
 from pathlib import Path
 
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 COMMAND = Path(sys.executable).with_name("okddip-search")
@@ -53,9 +56,10 @@ def start(*arguments, cwd):
 
 
 def read_study(directory):
-    from okddip_search.study import read_study
-
-    return read_study(directory)
+    """Open a directory's study for reading, whether or not a driver is at work in it."""
+    storage = JournalStorage(JournalFileBackend(str(directory / "study.journal")))
+    (name,) = optuna.get_all_study_names(storage)
+    return optuna.load_study(study_name=name, storage=storage)
 
 
 def states(directory):

@@ -8,6 +8,7 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import FixedTrial
+from space_helpers import BASE
 
 from okddip_search.errors import UserError
 from okddip_search.space import SearchSpec, bundled_spaces, load_space, summary_of, trial_seed
@@ -25,18 +26,6 @@ PAPER = {
     "temperature": 3.0,
     "num_peers": 3,
 }
-
-BASE = """\
-name: t
-data: {name: digits}
-trainer:
-  epochs: 5
-search:
-  lr: {type: float, low: 0.01, high: 1, log: true}
-  num_peers: {type: int, low: 1, high: 4}
-  lr_schedule: {type: categorical, choices: [multistep, cosine]}
-  lr_decay: {type: float, low: 0.1, high: 0.5, when: {lr_schedule: multistep}}
-"""
 
 
 def write(folder: Path, text: str) -> Path:
