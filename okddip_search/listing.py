@@ -66,18 +66,16 @@ def model_entry(name: str, num_classes: int) -> dict[str, Any]:
         ``input_size`` (that size: pixels a side) and ``summary``.
     """
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
 
     from trainer.group import single_network
+    from trainer.leader import count_macs, count_parameters
     from trainer.models import build_architecture
 
     info = MODELS[name]
-    with torch.device("meta"), torch.no_grad():  # shapes alone: nothing is computed
+    with torch.device("meta"):  # shapes alone: nothing is computed
         architecture = build_architecture(name, channels=3, num_classes=num_classes)
         single = single_network(architecture).eval()
-        with FlopCounterMode(display=False) as counter:
-            single(torch.empty(1, 3, info.native_size, info.native_size))
-    whole, trunk = _parameters(single), _parameters(single.trunk)
+    whole, trunk = count_parameters(single), count_parameters(single.trunk)
     projections = 2 * architecture.feature_dim * (architecture.feature_dim // 8)
     return {
         "name": name,
@@ -87,14 +85,10 @@ def model_entry(name: str, num_classes: int) -> dict[str, Any]:
             "branch_group": trunk + GROUP_SIZE * (whole - trunk) + projections,
             "network_group": GROUP_SIZE * whole + projections,
         },
-        "macs": counter.get_total_flops() // 2,  # a multiply-add is two operations
+        "macs": count_macs(single, (3, info.native_size, info.native_size)),
         "input_size": info.native_size,
         "summary": info.summary,
     }
-
-
-def _parameters(module: Any) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def _print(table: Table) -> None:

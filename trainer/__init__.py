@@ -15,7 +15,7 @@ _HOME = {
     "NonFiniteLossError": "trainer.engine",
     "Trainer": "trainer.engine",
     "load_development_data": "trainer.data",
-    "evaluate_test": "trainer.sealed_test",
+    "open_test": "trainer.sealed_test",
 }
 
 __all__ = list(_HOME)

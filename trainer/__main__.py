@@ -40,9 +40,9 @@ def main(config_path: Path, out_dir: Path | None, open_test: bool) -> None:
 def _train(config_path: Path, out_dir: Path, open_test: bool) -> None:
     from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from trainer import sealed_test
     from trainer.data import load_development_data
     from trainer.run import TrainingRun, load_config
-    from trainer.sealed_test import evaluate_test
 
     config = load_config(config_path)
     data = load_development_data(config.data, cache_dir=out_dir)
@@ -69,8 +69,13 @@ def _train(config_path: Path, out_dir: Path, open_test: bool) -> None:
     )
     if open_test:
         log = out_dir / "test_openings.jsonl"
-        result = evaluate_test(
-            out_dir / "leader", config.data, log=log, reason=" ".join(sys.argv), cache_dir=out_dir
+        [result] = sealed_test.open_test(
+            [out_dir / "leader"],
+            config.data,
+            log=log,
+            reason=" ".join(sys.argv),
+            device=trainer.device,
+            cache_dir=out_dir,
         )
         click.echo(f"leader's test accuracy {result.accuracy:.4%} ({result.num_images} images)")
 

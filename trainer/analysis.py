@@ -110,8 +110,11 @@ def main(directory: Path, draws: int, seed: int) -> None:
     except (OSError, ConfigError, DataError, json.JSONDecodeError) as error:
         click.echo(f"Error: {directory}: {error}", err=True)
         sys.exit(2)
+    images = "validation images"
+    if leader.info.trained_on != "train":
+        images += ", which it was trained on"
     points = flatness(leader.module, data, draws=draws, seed=seed)
-    click.echo(f"{'sigma':>7}  {'accuracy':>9}  {'± sd':>7}  {'nll':>8}   (validation images)")
+    click.echo(f"{'sigma':>7}  {'accuracy':>9}  {'± sd':>7}  {'nll':>8}   ({images})")
     for p in points:
         click.echo(f"{p.sigma:7.3f}  {p.accuracy:9.2%}  {p.accuracy_sd:7.2%}  {p.nll:8.3f}")
     write_json(directory / "flatness.json", [dataclasses.asdict(p) for p in points])

@@ -11,9 +11,9 @@ import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -52,6 +52,8 @@ class DevelopmentData(ABC):
         std_C: standard deviation of each channel, pixels in [0, 1]; positive.
         flip: whether to mirror training images at random.
         fingerprint: 16 hex digits: equal data, equal fingerprint.
+        is_undivided: whether ``train`` holds the validation images, too (`undivided`): what is
+            measured on them is then no estimate of anything.
     """
 
     train: Images
@@ -60,6 +62,28 @@ class DevelopmentData(ABC):
     std_C: tuple[float, ...]
     flip: bool
     fingerprint: str
+    is_undivided: bool = field(default=False, kw_only=True)
+
+    def undivided(self) -> Self:
+        """Return the same data with all of its images to learn from, for a last training.
+
+        ``train`` becomes the training images and then the validation images. How they are prepared
+        stays, as it belongs to the recipe that was chosen. ``validation`` stays only because the
+        trainer evaluates after every epoch.
+        """
+        if self.is_undivided:
+            return self
+        return replace(
+            self,
+            train=self.train.followed_by(self.validation),
+            fingerprint=hashlib.sha256(f"undivided {self.fingerprint}".encode()).hexdigest()[:16],
+            is_undivided=True,
+        )
+
+    @property
+    def trained_on(self) -> str:
+        """Name what a run learns from."""
+        return "train and validation" if self.is_undivided else "train"
 
     @abstractmethod
     def training_batches(self, batch_size: int, device: torch.device) -> EpochBatches:
@@ -132,6 +156,7 @@ class ResidentData(DevelopmentData):
             "pad": self.pad,
             "flip": self.flip,
             "fingerprint": self.fingerprint,
+            "is_undivided": self.is_undivided,
         }
 
     @classmethod
@@ -143,7 +168,8 @@ class ResidentData(DevelopmentData):
             pixels, labels = arrays[part]
             return ImageSet(tensor_view(pixels), tensor_view(labels), names)
 
-        plain = {key: arrays[key] for key in ("mean_C", "std_C", "pad", "flip", "fingerprint")}
+        keys = ("mean_C", "std_C", "pad", "flip", "fingerprint", "is_undivided")
+        plain = {key: arrays[key] for key in keys}
         return cls(train=images("train"), validation=images("validation"), **plain)
 
 

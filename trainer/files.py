@@ -29,6 +29,18 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
+def append_line(path: Path, line: str) -> None:
+    """Append a line to a log and wait until it is on disk.
+
+    A last line that a crash cut off stays as it is; the new one begins behind it.
+    """
+    with open(path, "a+b") as file:
+        torn = file.tell() > 0 and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n"
+        file.write((b"\n" if torn else b"") + line.encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
 @contextmanager
 def exclusive_lock(path: Path) -> Iterator[None]:
     """Hold an advisory lock; the kernel lets go of it however the process ends.

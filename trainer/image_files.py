@@ -70,6 +70,17 @@ class ImageFiles:
             self.side,
         )
 
+    def followed_by(self, other: "ImageFiles") -> "ImageFiles":
+        """Return these images and then those of another part of the same data set."""
+        return ImageFiles(
+            self.folder,
+            np.concatenate((self.names_N, other.names_N)),
+            np.concatenate((self.bytes_N, other.bytes_N)),
+            torch.cat((self.labels_N, other.labels_N)),
+            self.class_names,
+            self.side,
+        )
+
 
 def read_image_files(config: DataConfig, part: Part) -> ImageFiles:
     """List ``root/<part>/<class>/*``, by class and name; no image is opened.

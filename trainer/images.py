@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -39,6 +39,9 @@ class Images(Protocol):
 
     def __len__(self) -> int:
         """Number of images N."""
+
+    def followed_by(self, other: Self) -> Self:
+        """Return these images and then those of another part of the same data set."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +80,11 @@ class ImageSet:
     def subset(self, indices: Tensor) -> "ImageSet":
         """Return a copy of the images at int64 ``indices``, in that order."""
         return ImageSet(self.images_NCHW[indices], self.labels_N[indices], self.class_names)
+
+    def followed_by(self, other: "ImageSet") -> "ImageSet":
+        """Return a copy of these images and then those of another part of the same data set."""
+        images_NCHW = torch.cat((self.images_NCHW, other.images_NCHW))
+        return ImageSet(images_NCHW, torch.cat((self.labels_N, other.labels_N)), self.class_names)
 
 
 def stratified_draw(

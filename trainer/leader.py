@@ -1,6 +1,10 @@
 """The deployed network on its own: weights as safetensors, everything else as JSON, no pickle."""
 
+import copy
 import json
+import statistics
+import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,8 @@ from trainer.models import build_architecture
 
 WEIGHTS = "leader.safetensors"
 INFO = "leader.json"
+WARM_UP = 5
+"""Calls that are not timed: the first ones choose kernels and fill caches."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +35,9 @@ class LeaderInfo:
         input_shape: (C, H, W) of an image.
         mean: Per channel, of pixels scaled to [0, 1]; subtract it.
         std: Per channel; divide by it.
-        validation_accuracy: Share in [0, 1].
+        validation_accuracy: Share in [0, 1]; None where it was trained on the validation images.
         trained_with: The training configuration.
+        trained_on: ``train``, or ``train and validation``.
     """
 
     model: ModelName
@@ -39,8 +46,9 @@ class LeaderInfo:
     input_shape: list[int]
     mean: list[float]
     std: list[float]
-    validation_accuracy: float
+    validation_accuracy: float | None
     trained_with: dict[str, Any]
+    trained_on: str = "train"
 
 
 @dataclass(frozen=True)
@@ -70,13 +78,22 @@ def save_leader(directory: Path, network: nn.Module, info: LeaderInfo) -> None:
     write_json(directory / INFO, asdict(info))
 
 
+def load_info(directory: Path) -> LeaderInfo:
+    """Read what a leader is, without its weights.
+
+    Raises:
+        FileNotFoundError: There is no leader in the directory.
+    """
+    return LeaderInfo(**json.loads((directory / INFO).read_text(encoding="utf-8")))
+
+
 def load_leader(directory: Path) -> Leader:
     """Read what ``save_leader`` wrote.
 
     Raises:
         FileNotFoundError: There is no leader in the directory.
     """
-    info = LeaderInfo(**json.loads((directory / INFO).read_text(encoding="utf-8")))
+    info = load_info(directory)
     architecture = build_architecture(
         info.model,
         channels=info.input_shape[0],
@@ -86,6 +103,78 @@ def load_leader(directory: Path) -> Leader:
     network = single_network(architecture)
     network.load_state_dict(load_file(directory / WEIGHTS))
     return Leader(network.eval(), info)
+
+
+@dataclass(frozen=True)
+class LeaderCost:
+    """What a leader costs where it is deployed, whatever its training cost.
+
+    Attributes:
+        parameters: Number of weights and biases.
+        macs: Multiply-adds of the convolutions and linear layers for one image.
+        latency_ms: Median time for one image.
+    """
+
+    parameters: int
+    macs: int
+    latency_ms: float
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Return the number of weights and biases."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def count_macs(module: nn.Module, input_shape: Sequence[int]) -> int:
+    """Return the multiply-adds of the convolutions and linear layers for one image.
+
+    Args:
+        module: In eval mode; on the meta device nothing is computed.
+        input_shape: (C, H, W) of the image.
+    """
+    from torch.utils.flop_counter import FlopCounterMode  # it imports triton: a quarter second
+
+    image_NCHW = torch.zeros(1, *input_shape, device=next(module.parameters()).device)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module(image_NCHW)
+    return int(counter.get_total_flops()) // 2  # a multiply-add is two operations
+
+
+def measure_cost(
+    leader: Leader, *, device: torch.device | str = "cpu", budget_s: float = 0.5
+) -> LeaderCost:
+    """Measure what a leader costs in use: float32, one image at a time, on an idle machine.
+
+    Args:
+        leader: Its own input shape is what it is fed with.
+        device: Where it runs. On the CPU with one thread, as a deployed network may have no more.
+        budget_s: Seconds to spend on timing, beside the warm-up; at least 5 images are timed.
+    """
+    module = copy.deepcopy(leader.module).to(device)
+    image_NCHW = leader.example_images(1).to(device)
+    return LeaderCost(
+        parameters=count_parameters(module),
+        macs=count_macs(module, leader.info.input_shape),
+        latency_ms=1000 * _median_s(module, image_NCHW, budget_s),
+    )
+
+
+@torch.inference_mode()
+def _median_s(module: nn.Module, image_NCHW: Tensor, budget_s: float) -> float:
+    """Return the median seconds of a call, the device's work included."""
+    threads, on_gpu = torch.get_num_threads(), image_NCHW.is_cuda
+    torch.set_num_threads(1)
+    try:
+        times: list[float] = []
+        while len(times) < WARM_UP + 5 or sum(times[WARM_UP:]) < budget_s:
+            started = time.perf_counter()
+            module(image_NCHW)
+            if on_gpu:
+                torch.cuda.synchronize(image_NCHW.device)
+            times.append(time.perf_counter() - started)
+    finally:
+        torch.set_num_threads(threads)
+    return statistics.median(times[WARM_UP:])
 
 
 def export_pt2(leader: Leader, path: Path) -> None:

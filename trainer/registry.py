@@ -23,6 +23,8 @@ class MethodInfo:
         structures: Groups that it can train.
         grouped: Whether it trains ``num_peers + 1`` members; else it trains one network.
         temperature: T where the configuration gives none: as published.
+        knobs: Fields of ``TrainConfig`` that say how its members teach; another method reads
+            others, or gives them another meaning.
     """
 
     home: str
@@ -31,6 +33,7 @@ class MethodInfo:
     structures: tuple[Structure, ...] = ("network", "branch")
     grouped: bool = True
     temperature: float = 3.0
+    knobs: tuple[str, ...] = ("temperature", "peer_weight", "ramp_epochs")
 
 
 @dataclass(frozen=True)
@@ -62,23 +65,37 @@ METHODS: dict[str, MethodInfo] = {
         "trainer.methods.okddip:OKDDip",
         "diverse peers teach each other through attention, their ensemble teaches the leader",
         "Chen et al. 2020",
+        knobs=(
+            "temperature",
+            "attention_dim",
+            "peer_weight",
+            "leader_weight",
+            "ramp_epochs",
+            "aggregate",
+            "detach_targets",
+            "attention",
+            "two_level",
+        ),
     ),
     "single": MethodInfo(
         "trainer.methods.single:Single",
         "one network, cross-entropy alone: the baseline",
         "-",
         grouped=False,
+        knobs=(),
     ),
     "independent": MethodInfo(
         "trainer.methods.independent:Independent",
         "a group without distillation: what more members alone bring",
         "Chen et al. 2020 (Ind)",
+        knobs=(),
     ),
     "dml": MethodInfo(
         "trainer.methods.dml:DML",
         "deep mutual learning: every member learns from the others",
         "Zhang et al. 2018",
         temperature=1.0,
+        knobs=("temperature", "peer_weight", "dml_target"),
     ),
     "cl_ilr": MethodInfo(
         "trainer.methods.cl_ilr:CLILR",
@@ -97,6 +114,7 @@ METHODS: dict[str, MethodInfo] = {
         "one network learns from a larger trained one",
         "Hinton et al. 2015",
         grouped=False,
+        knobs=("temperature", "peer_weight", "teacher"),
     ),
     "codistillation": MethodInfo(
         "trainer.methods.codistillation:Codistillation",
@@ -104,6 +122,7 @@ METHODS: dict[str, MethodInfo] = {
         "Anil et al. 2018",
         structures=("network",),
         temperature=1.0,
+        knobs=("temperature", "peer_weight", "ramp_epochs", "stale_steps"),
     ),
 }
 

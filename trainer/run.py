@@ -94,6 +94,7 @@ class TrainingRun:
             "config": self.trainer.config.to_dict(),
             "environment": self.trainer.environment(),
             "data_fingerprint": self._data.fingerprint,
+            "trained_on": self._data.trained_on,
             "epochs_done": self.trainer.epoch,
             "seconds": sum(report.seconds for report in self.trainer.history),
             "final": history[-1] if history else None,
@@ -102,6 +103,7 @@ class TrainingRun:
 
     def _save_leader(self) -> None:
         trainer, images = self.trainer, self._data.train
+        accuracy = None if self._data.is_undivided else trainer.history[-1].leader_accuracy
         info = LeaderInfo(
             model=trainer.config.model,
             width=trainer.config.width,
@@ -109,8 +111,9 @@ class TrainingRun:
             input_shape=[images.channels, *images.size],
             mean=list(self._data.mean_C),
             std=list(self._data.std_C),
-            validation_accuracy=trainer.history[-1].leader_accuracy,
+            validation_accuracy=accuracy,
             trained_with=trainer.config.to_dict(),
+            trained_on=self._data.trained_on,
         )
         save_leader(self.directory / "leader", trainer.leader(), info)
 

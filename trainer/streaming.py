@@ -96,6 +96,7 @@ class StreamedData(DevelopmentData):
             "std_C": self.std_C,
             "flip": self.flip,
             "fingerprint": self.fingerprint,
+            "is_undivided": self.is_undivided,
             "workers": self.workers,
         }
 
@@ -114,7 +115,8 @@ class StreamedData(DevelopmentData):
                 arrays["side"],
             )
 
-        plain = {key: arrays[key] for key in ("mean_C", "std_C", "flip", "fingerprint", "workers")}
+        keys = ("mean_C", "std_C", "flip", "fingerprint", "is_undivided", "workers")
+        plain = {key: arrays[key] for key in keys}
         return cls(train=files("train"), validation=files("validation"), **plain)
 
 

@@ -110,7 +110,8 @@ def parameters_without_gradient(trainer: Trainer) -> set[str]:
     return {
         name
         for name, parameter in trainer._model.named_parameters()
-        if parameter.grad is None or parameter.grad.abs().max() < 1e-7
+        # What is left of a gradient that is exactly 0 is rounding, 3e-7 on some processors.
+        if parameter.grad is None or parameter.grad.abs().max() < 1e-6
     }
 
 

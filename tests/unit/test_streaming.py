@@ -19,10 +19,13 @@ from trainer import streaming
 from trainer.config import DataConfig, TrainConfig
 from trainer.data import DataError, DevelopmentData, ResidentData, load_development_data
 from trainer.engine import Trainer
+from trainer.group import single_network
 from trainer.image_files import ImageFiles, read_image_files
-from trainer.leader import load_leader
+from trainer.image_folder import open_rgb
+from trainer.leader import LeaderInfo, load_leader, save_leader
+from trainer.models import build_architecture
 from trainer.run import TrainingRun
-from trainer.sealed_test import evaluate_test
+from trainer.sealed_test import open_test
 from trainer.streaming import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -275,6 +278,24 @@ def test_lists_of_files_survive_the_object_store_without_pixels_or_copies(
     assert equal(epoch(back, 0, 0), epoch(data, 0, 0))
 
 
+def test_undivided_files_are_all_of_them_wherever_they_are_listed(root: Path) -> None:
+    divided = load(root, flip=False)
+    whole = divided.undivided()
+    for data in (whole, DevelopmentData.from_arrays(whole.to_arrays())):
+        assert isinstance(data, StreamedData) and data.is_undivided
+        assert names(data.train) == names(divided.train) + names(divided.validation)
+        assert names(data.validation) == names(divided.validation)
+        assert [data.train.labels_N[i] for i in (0, 59)] == [
+            divided.train.labels_N[0],
+            divided.validation.labels_N[-1],
+        ]
+        assert data.train.bytes_N.tolist() == [
+            data.train.path(index).stat().st_size for index in range(60)
+        ]
+        assert (data.mean_C, data.flip) == (divided.mean_C, False)
+        assert data.fingerprint == whole.fingerprint != divided.fingerprint
+
+
 # Evaluation
 
 
@@ -356,12 +377,42 @@ def test_a_whole_run_resumes_to_the_same_bits_and_its_leader_meets_the_test_set(
     assert (info.input_shape, info.class_names) == ([3, 32, 32], ["0", "1", "2"])
     assert (tuple(info.mean), tuple(info.std)) == (IMAGENET_MEAN, IMAGENET_STD)
     log = tmp_path / "openings.jsonl"
-    result = evaluate_test(
-        tmp_path / "straight" / "leader", straight.data, log=log, reason="a test"
+    result, same = open_test(
+        [tmp_path / run / "leader" for run in ("straight", "stopped")],
+        straight.data,
+        log=log,
+        reason="a test",
     )
-    assert result.num_images == 24 and 0 <= result.accuracy <= 1
+    assert result == same and result.num_images == 24 and 0 <= result.accuracy <= 1
     events = [json.loads(line)["event"] for line in log.read_text().splitlines()]
-    assert events == ["opened", "result"]
+    assert events == ["opened", "result", "result"]
+
+
+def test_the_test_images_are_decoded_once_for_all_leaders(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    folders = [tmp_path / str(number) for number in range(3)]
+    for folder in folders:
+        network = single_network(
+            build_architecture("resnet8", channels=3, num_classes=3, width=0.25)
+        )
+        normalisation = (list(IMAGENET_MEAN), list(IMAGENET_STD))
+        info = LeaderInfo("resnet8", 0.25, list("012"), [3, 28, 28], *normalisation, 0.5, {})
+        save_leader(folder, network, info)
+    opened: list[Path] = []
+
+    def watch(path: Path) -> Image.Image:
+        opened.append(path)
+        return open_rgb(path)
+
+    monkeypatch.setattr(streaming, "open_rgb", watch)
+    data = config(root, workers=0)
+    together = open_test(folders, data, log=tmp_path / "log", reason="")
+    assert len(opened) == len(set(opened)) == 24 and {path.parts[-3] for path in opened} == {"test"}
+    for folder, result in zip(folders, together, strict=True):
+        assert [result] == open_test([folder], data, log=tmp_path / "log", reason="")
+    assert len({result.nll for result in together}) == 3
 
 
 def test_a_trainer_needs_and_opens_no_test_image(tmp_path: Path) -> None:
