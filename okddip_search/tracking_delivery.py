@@ -14,23 +14,25 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from okddip_search import tracking_model
-from okddip_search.tracking_journal import Operation
-from okddip_search.tracking_store import (
+from okddip_search import tracking_model, tracking_registry
+from okddip_search.tracking_journal import Operation, stage_of
+from okddip_search.tracking_store import Target, artifact_uri, relocate
+from okddip_search.tracking_view import (
     BEST_ACCURACY,
-    Target,
-    artifact_uri,
-    relocate,
-    view_state,
+    CONFIRM,
+    confirm_view,
+    search_view,
     view_tag,
 )
 
-PARENT = -1  # stands for the search's own run among the trial numbers
+PARENT = ""  # stands for the search's own run among the run keys of trials
 
 _DESCRIPTION = (
-    "A search by okddip-search: the trials are its child runs, the best leader is its logged "
-    f"model. `{BEST_ACCURACY}` is the best epoch of a trial (here: of the best trial, over the "
-    "number of trials ended); `okddip.objective` is the value that the study compares trials by."
+    "A search by okddip-search: its trials are child runs (`okddip.stage` tells those of the "
+    "search from those that confirm its result), the best leader is its logged model. "
+    f"`{BEST_ACCURACY}` is the best epoch of a trial (here: of the best trial, over the number of "
+    "trials ended); `okddip.objective` is the value that the study compares trials by: of the "
+    "epochs that `okddip.reduction` names."
 )
 
 _STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
@@ -63,9 +65,9 @@ class Delivery:
         self._name = name
         self._client: Any = None
         self._experiment_id = ""
-        self._runs: dict[int, str] = {}
+        self._runs: dict[str, str] = {}
         self._connected = False
-        self._metrics: dict[int, list[Any]] = defaultdict(list)
+        self._metrics: dict[str, list[Any]] = defaultdict(list)
 
     def deliver(self, operations: Sequence[Operation]) -> None:
         """Apply operations in order; metrics of a run are sent together.
@@ -89,7 +91,8 @@ class Delivery:
     def is_hopeless(self, operation: Operation, error: Exception) -> bool:
         """Tell whether an operation is refused for what it is, by a store that works otherwise."""
         code = getattr(error, "error_code", "")
-        if operation["op"] in ("artifacts", "leader"):  # their storage may be out of reach for ever
+        # The storage of files and models may be out of reach for ever.
+        if operation["op"] in ("artifacts", "leader", "confirmed"):
             refused = code != "TEMPORARILY_UNAVAILABLE"
         else:
             refused = code in _REFUSALS or isinstance(error, _BUGS)
@@ -131,7 +134,7 @@ class Delivery:
 
         return MlflowClient(tracking_uri=self._target.uri, registry_uri=self._target.uri)
 
-    def _find_runs(self) -> Iterator[tuple[int, str]]:
+    def _find_runs(self) -> Iterator[tuple[str, str]]:
         token: str | None = None
         while token != "":
             page = self._client.search_runs(
@@ -141,7 +144,7 @@ class Delivery:
                 page_token=token,
             )
             for run in page:
-                yield int(run.data.tags.get("okddip.trial", PARENT)), run.info.run_id
+                yield run.data.tags.get("okddip.trial", PARENT), run.info.run_id
             token = page.token or ""
 
     def _apply(self, operation: Operation) -> None:
@@ -155,14 +158,19 @@ class Delivery:
                 self._chart(operation["trial"], operation, operation["step"], operation["metrics"])
             case "end":
                 self._end_trial(operation)
+            case "results":
+                self._chart(operation["trial"], operation, operation["step"], operation["metrics"])
+                self._write(operation["trial"], tags=operation["tags"])
             case "artifacts":
                 self._upload(operation)
             case "leader":
                 self._log_leader(operation)
+            case "confirmed":
+                self._register(operation)
             case "search_end":
                 self._end_search(operation)
 
-    def _start(self, trial: int, operation: Operation) -> None:
+    def _start(self, trial: str, operation: Operation) -> None:
         is_new = trial not in self._runs
         run_id = self._run(trial, operation)
         params = dict(operation["params"])
@@ -176,12 +184,12 @@ class Delivery:
             self._client.update_run(run_id, status="RUNNING")
         self._write(trial, params, tags)
 
-    def _run(self, trial: int, operation: Operation) -> str:
+    def _run(self, trial: str, operation: Operation) -> str:
         """Return the id of a trial's run, or of the search's (``PARENT``); create it if absent."""
         if trial not in self._runs:
             tags = {
                 "okddip.search_id": self._search_id,
-                "okddip.stage": "search",
+                "okddip.stage": stage_of(trial),
                 "mlflow.source.name": "okddip-search",
                 "mlflow.source.type": "LOCAL",
             }
@@ -190,8 +198,9 @@ class Delivery:
                 tags["mlflow.note.content"] = _DESCRIPTION
             else:
                 tags["mlflow.parentRunId"] = self._run(PARENT, operation)
-                tags["okddip.trial"] = str(trial)
-                name = f"trial {trial}"
+                tags["okddip.trial"] = trial
+                # Without a name: written by an earlier version, or its first line is lost.
+                name = operation.get("name", f"trial {trial}")
             run = self._client.create_run(self._experiment_id, operation["t"], tags, name)
             self._runs[trial] = run.info.run_id
         return self._runs[trial]
@@ -220,10 +229,10 @@ class Delivery:
             self._client.set_terminated(run_id, "KILLED", operation["t"])
         run_id = self._run(PARENT, operation)
         self._chart(PARENT, operation, operation["ended"], operation["metrics"])
-        self._write(PARENT, tags={"okddip.state": operation["state"]})
+        self._write(PARENT, tags={"okddip.state": operation["state"], **operation.get("tags", {})})
         self._client.set_terminated(run_id, operation["status"], operation["t"])
 
-    def _chart(self, trial: int, operation: Operation, step: int, metrics: dict[str, Any]) -> None:
+    def _chart(self, trial: str, operation: Operation, step: int, metrics: dict[str, Any]) -> None:
         from mlflow.entities import Metric
 
         self._run(trial, operation)
@@ -233,7 +242,7 @@ class Delivery:
 
     def _write(
         self,
-        trial: int,
+        trial: str,
         params: Mapping[str, str] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
@@ -267,14 +276,36 @@ class Delivery:
         if leader_dir.is_dir():  # else a later leader has taken its place
             tracking_model.log_leader(self._client, run_id, self._experiment_id, leader_dir)
 
+    def _register(self, operation: Operation) -> None:
+        run_id = self._run(PARENT, operation)
+        leader_dir, digest = self._dir / operation["path"], operation["digest"]
+        if tracking_model.digest_of(leader_dir) != digest:
+            return  # a later leader has taken its place, and has a verdict of its own
+        model_id = tracking_model.log_leader(
+            self._client, run_id, self._experiment_id, leader_dir, tracking_model.CONFIRMED
+        )
+        tracking_registry.register(
+            self._client,
+            self._client.get_logged_model(model_id),
+            digest=digest,
+            name=operation["name"],
+            alias=operation["alias"],
+            description=operation["description"],
+            told_ms=operation["t"],
+        )
+
     def _save_view(self, operation: Operation) -> None:
+        stage, title = stage_of(operation["trial"]), f"okddip {self._name}"
         if operation["columns"]:
-            state = view_state(
-                f"okddip {self._name}", operation["columns"], operation["t"], operation["common"]
-            )
-            with contextlib.suppress(Exception):  # a convenience that MLflow does not document
-                tag = view_tag(self._search_id)
-                self._client.set_experiment_tag(self._experiment_id, tag, state)
+            columns, common = operation["columns"], operation["common"]
+            state = search_view(self._search_id, title, columns, operation["t"], common)
+        elif stage == CONFIRM:
+            state = confirm_view(self._search_id, f"{title}: confirm", operation["t"])
+        else:
+            return
+        with contextlib.suppress(Exception):  # a convenience that MLflow does not document
+            tag = view_tag(self._search_id, stage)
+            self._client.set_experiment_tag(self._experiment_id, tag, state)
 
 
 def _objective_text(value: float) -> str:

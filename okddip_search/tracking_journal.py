@@ -19,6 +19,18 @@ log = logging.getLogger(__name__)
 
 Operation = dict[str, Any]
 
+SEARCH = "search"  # the stage whose trials the result is chosen from
+
+
+def run_key(stage: str, number: int) -> str:
+    """Name a trial in the journal and in MLflow, so that the stages' numbers do not collide."""
+    return str(number) if stage == SEARCH else f"{stage}-{number}"
+
+
+def stage_of(key: str) -> str:
+    """Return the stage that a trial belongs to, from its ``run_key``."""
+    return key.rpartition("-")[0] or SEARCH
+
 
 class Journal:
     """An append-only file of JSON lines that survives being killed at any byte."""
@@ -74,8 +86,17 @@ def read(path: Path, offset: int = 0, limit: int | None = None) -> Iterator[tupl
                 if line.strip():
                     log.warning("%s: a line that is no JSON is skipped", path)
                 continue
-            yield operation, offset
+            yield _with_text_keys(operation), offset
             limit = None if limit is None else limit - 1
+
+
+def _with_text_keys(operation: Operation) -> Operation:
+    """Return an operation as it is written today: there were numbers where run keys are now."""
+    if "trial" in operation:
+        operation["trial"] = str(operation["trial"])
+    if "open" in operation:
+        operation["open"] = [str(key) for key in operation["open"]]
+    return operation
 
 
 def _complete_length(path: Path) -> int:
@@ -127,22 +148,26 @@ class Story:
         name: The search's name: MLflow's experiment.
         store: Key of the store that the last driver wrote to.
         tags: Provenance tags of the last driver.
-        last_step: Trial number to its last epoch written.
-        best: Trial number to its best leader accuracy.
-        open: Trials begun and not ended.
-        ended: Trials ended.
+        last_step: Run key to the last epoch written.
+        best: Run key to the best leader accuracy.
+        results: Run key to what was found out about the run later.
+        confirmed: The last confirmed leader that was told of.
+        open: Run keys of trials begun and not ended.
+        ended: Run keys of trials ended.
         columns: Searched hyperparameters, in order of appearance.
-        common: Those that every trial has (the others are conditional).
+        common: Those that every trial of the search has (the others are conditional).
     """
 
     search_id: str = ""
     name: str = ""
     store: str = "local"
     tags: dict[str, str] = field(default_factory=dict)
-    last_step: dict[int, int] = field(default_factory=dict)
-    best: dict[int, float] = field(default_factory=dict)
-    open: set[int] = field(default_factory=set)
-    ended: set[int] = field(default_factory=set)
+    last_step: dict[str, int] = field(default_factory=dict)
+    best: dict[str, float] = field(default_factory=dict)
+    results: dict[str, dict[str, Any]] = field(default_factory=dict)
+    confirmed: Operation = field(default_factory=dict)
+    open: set[str] = field(default_factory=set)
+    ended: set[str] = field(default_factory=set)
     columns: list[str] = field(default_factory=list)
     common: list[str] = field(default_factory=list)
 
@@ -154,32 +179,44 @@ class Story:
             story.add(operation)
         return story
 
+    @property
+    def num_ended(self) -> int:
+        """Trials of the search that have ended."""
+        return sum(stage_of(key) == SEARCH for key in self.ended)
+
     def add(self, operation: Operation) -> None:
         """Take note of one operation."""
-        trial = operation.get("trial", -1)
+        key = operation.get("trial", "")
         match operation["op"]:
             case "journal":
                 self.search_id, self.name = operation["search_id"], operation["name"]
             case "search":
                 self.store, self.tags = operation["store"], operation["tags"]
             case "trial":
-                self.open.add(trial)
-                self.columns, self.common = self.columns_with(operation["params"])
+                self.open.add(key)
+                self.columns, self.common = self.columns_with(key, operation["params"])
             case "epoch":
-                self.last_step[trial] = operation["step"]
+                self.last_step[key] = operation["step"]
                 if "best_leader_accuracy" in operation["metrics"]:
-                    self.best[trial] = operation["metrics"]["best_leader_accuracy"]
+                    self.best[key] = operation["metrics"]["best_leader_accuracy"]
             case "end":
-                self.open.discard(trial)
-                self.ended.add(trial)
+                self.open.discard(key)
+                self.ended.add(key)
+            case "results":
+                known = self.results.get(key, {})
+                self.results[key] = {**known, **operation["metrics"], **operation["tags"]}
+            case "confirmed":
+                self.confirmed = operation
 
-    def columns_with(self, params: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    def columns_with(self, key: str, params: Mapping[str, Any]) -> tuple[list[str], list[str]]:
         """Return what ``columns`` and ``common`` become with a trial of these parameters."""
-        columns = [*self.columns, *(key for key in params if key not in self.columns)]
+        if stage_of(key) != SEARCH:
+            return self.columns, self.common
+        columns = [*self.columns, *(name for name in params if name not in self.columns)]
         if not params:  # unknown: an earlier driver did not tell them
             return columns, self.common
         known = self.common if self.columns else columns
-        return columns, [key for key in known if key in params]
+        return columns, [name for name in known if name in params]
 
 
 def new_header(name: str) -> Operation:
@@ -204,6 +241,11 @@ def param_text(value: Any) -> str:
 def param_texts(params: Mapping[str, Any]) -> dict[str, str]:
     """Write all parameters as text."""
     return {str(key): param_text(value) for key, value in params.items()}
+
+
+def tag_texts(tags: Mapping[str, Any]) -> dict[str, str]:
+    """Write all tags as text; what is not known yet (None) is left out."""
+    return {key: str(value) for key, value in tags.items() if value is not None}
 
 
 def epoch_metrics(report: Mapping[str, Any]) -> dict[str, float]:

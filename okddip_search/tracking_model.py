@@ -2,46 +2,77 @@
 
 import hashlib
 import importlib.metadata
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-MODEL_NAME = "leader"
-ARTIFACT_FOLDER = "leader_files"  # MLflow mixes up a folder and a model of one name
+BEST, CONFIRMED = "leader", "confirmed_leader"  # names of models
+FILES = "leader_files"  # the folder in a model that holds the leader as it was saved
 
 _DIGEST_TAG = "okddip.leader_digest"
+_WEIGHTS, _INFO = "leader.safetensors", "leader.json"
 
 
-def log_leader(client: Any, run_id: str, experiment_id: str, leader_dir: Path) -> None:
-    """Log a saved leader to a run: its files as artifacts and the network as a model.
+def digest_of(leader_dir: Path) -> str | None:
+    """Return what identifies a saved leader's weights, or None if there are none."""
+    try:
+        return hashlib.sha256((leader_dir / _WEIGHTS).read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return None
 
-    A leader logged before (known by the digest of its weights) is not logged again.
+
+def log_leader(
+    client: Any, run_id: str, experiment_id: str, leader_dir: Path, name: str = BEST
+) -> str:
+    """Log a saved leader as a model, with its files in the model's folder.
+
+    A leader logged before (known by the digest of its weights) is not logged again, also under
+    another name.
 
     Args:
         client: ``MlflowClient``.
         run_id: The search's run.
         experiment_id: Its experiment.
         leader_dir: What ``trainer.leader.save_leader`` wrote.
+        name: Of the model.
+
+    Returns:
+        The model's id.
+
+    Raises:
+        FileNotFoundError: There is no leader in the directory.
     """
-    weights = leader_dir / "leader.safetensors"
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    if client.get_run(run_id).data.tags.get(_DIGEST_TAG) == digest:
-        return
+    digest = digest_of(leader_dir)
+    if digest is None:
+        raise FileNotFoundError(leader_dir / _WEIGHTS)
+    known = _find_model(client, run_id, experiment_id, digest)
+    if known is not None and str(known.status) == "READY":
+        return str(known.model_id)
     from trainer.leader import load_leader
 
     leader = load_leader(leader_dir)
-    for path in (weights, leader_dir / "leader.json"):
-        client.log_artifact(run_id, str(path), ARTIFACT_FOLDER)
     info = leader.info
     params = {
         "model": info.model,
         "width": f"{info.width:g}",
         "classes": str(len(info.class_names)),
-        "validation_accuracy": f"{info.validation_accuracy:.6g}",
+        "trained_on": info.trained_on,
     }
-    log_model(client, run_id, experiment_id, leader.module, info.input_shape, digest, params)
-    client.set_tag(run_id, _DIGEST_TAG, digest)
+    if info.validation_accuracy is not None:  # None: trained on the validation images, too
+        params["validation_accuracy"] = f"{info.validation_accuracy:.6g}"
+    return log_model(
+        client,
+        run_id,
+        experiment_id,
+        leader.module,
+        info.input_shape,
+        digest,
+        name=name,
+        params=params,
+        files=[leader_dir / _WEIGHTS, leader_dir / _INFO],
+    )
 
 
 def log_model(
@@ -51,7 +82,10 @@ def log_model(
     module: Any,
     input_shape: Sequence[int],
     digest: str,
+    *,
+    name: str = BEST,
     params: Mapping[str, str] | None = None,
+    files: Sequence[Path] = (),
 ) -> str:
     """Log a network as MLflow model and return the model's id.
 
@@ -64,30 +98,40 @@ def log_model(
         experiment_id: Its experiment.
         module: ``torch.nn.Module`` in eval mode on the CPU: images (N, C, H, W) → logits (N, K).
         input_shape: (C, H, W).
-        digest: Name of the weights; a model that has it already is completed, not doubled.
+        digest: Identifies the weights; a model that has it is completed, not doubled.
+        name: Of the model, if it is new.
         params: What the model's page shows of it.
+        files: To be kept in the model's folder, beside the network.
     """
-    from mlflow.entities import LoggedModelOutput
-
     model = _find_model(client, run_id, experiment_id, digest)
     if model is None:
         model = client.create_logged_model(
             experiment_id,
-            MODEL_NAME,
+            name,
             source_run_id=run_id,
             tags={_DIGEST_TAG: digest},
             params=dict(params or {}),
         )
-    outputs = client.get_run(run_id).outputs
-    known = outputs.model_outputs if outputs else []
-    if model.model_id not in {output.model_id for output in known}:
-        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+    _list_in_run(client, run_id, model.model_id)
     if str(model.status) != "READY":
-        with tempfile.TemporaryDirectory() as folder:
-            save_model(Path(folder) / "model", module, input_shape, model, run_id)
-            client.log_model_artifacts(model.model_id, str(Path(folder) / "model"))
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(temporary) / "model"
+            save_model(folder, module, input_shape, model, run_id)
+            (folder / FILES).mkdir()
+            for file in files:
+                shutil.copy(file, folder / FILES)
+            client.log_model_artifacts(model.model_id, str(folder))
         client.finalize_logged_model(model.model_id, "READY")
     return str(model.model_id)
+
+
+def _list_in_run(client: Any, run_id: str, model_id: str) -> None:
+    from mlflow.entities import LoggedModelOutput
+
+    outputs = client.get_run(run_id).outputs
+    known = outputs.model_outputs if outputs else []
+    if model_id not in {output.model_id for output in known}:
+        client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
 
 
 def save_model(

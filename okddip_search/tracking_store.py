@@ -1,20 +1,16 @@
-"""Where tracking data lies: store addresses, secrets in them, moved directories, the saved view.
+"""Where tracking data lies: store addresses, secrets in them, moved directories.
 
 Nothing here imports mlflow: a sqlite store is read and mended with the standard library alone.
 """
 
-import base64
 import contextlib
 import fcntl
-import json
 import re
 import sqlite3
 import time
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from okddip_search.errors import UserError
@@ -24,8 +20,6 @@ POSITION = "tracking.offset"
 LOCK = "tracking.lock"
 DATABASE = "mlflow.db"
 ARTIFACTS = "mlartifacts"
-
-BEST_ACCURACY = "best_leader_accuracy"  # the metric that runs are sorted by
 
 _SECRET = re.compile(r"//\S+@")
 
@@ -154,137 +148,6 @@ def relocate(search_dir: Path) -> bool:
                         (present, len(old) + 1, len(old), old),
                     )
     return bool(roots - {present})
-
-
-def view_key(search_id: str) -> str:
-    """Return the name under which a search's saved view is stored."""
-    return f"okddip-{search_id[:8]}"
-
-
-def view_tag(search_id: str) -> str:
-    """Return the experiment tag that holds the saved view."""
-    return f"mlflow.sharedViewState.{view_key(search_id)}"
-
-
-def view_state(
-    name: str,
-    columns: Sequence[str],
-    created_ms: int,
-    plotted: Sequence[str] | None = None,
-) -> str:
-    """Encode the pages that a search is best read from, as MLflow's front end stores them.
-
-    Undocumented (read from the front end of MLflow 3.17, which fills all that is missing with its
-    defaults, and seen in a browser): a table with the best accuracy first, each trial's state and
-    the hyperparameters; parallel coordinates and learning curves on top of the charts.
-
-    Args:
-        name: Title of the view.
-        columns: Names of the searched hyperparameters.
-        created_ms: Creation time, ms since 1970.
-        plotted: Those that every trial has (a run without one is left out of parallel
-            coordinates); None: all.
-    """
-    shown = ["tags.`okddip.state`", "tags.`okddip.objective`", f"metrics.`{BEST_ACCURACY}`"]
-    shown += [f"params.`{column}`" for column in columns]
-    shown += ["metrics.`val/leader_accuracy`", "metrics.`val/ensemble_accuracy`"]
-    run_name = "attributes.`Run Name`"
-    state = {
-        "orderByKey": f"metrics.`{BEST_ACCURACY}`",
-        "orderByAsc": False,
-        "selectedColumns": shown,
-        "columnOrder": [run_name, *shown],
-        "columnWidths": {run_name: 130, **{column: _column_width(column) for column in shown}},
-        "runsHiddenMode": "FIRST_20_RUNS",  # in the charts; MLflow's own choice is 10
-        "isAccordionReordered": True,  # keep the order of sections; MLflow adds its own below
-        "compareRunSections": [
-            _section("parameters", "Hyperparameters and best accuracy", 1),
-            _section("curves", "Learning curves", 2),
-        ],
-        "compareRunCharts": [
-            _parallel_coordinates(columns if plotted is None else plotted),
-            _learning_curve("val/leader_accuracy"),
-            _learning_curve("train/loss"),
-        ],
-    }
-    packed = base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
-    return json.dumps(
-        {
-            "name": name,
-            "createdAt": created_ms,
-            "updatedAt": created_ms,
-            "state": f"deflate;{packed}",
-        }
-    )
-
-
-def _column_width(column: str) -> int:
-    """Return a table column's width in pixels: room for its title, or for a short number."""
-    title = column.partition(".")[2].strip("`")
-    return max(80, 7 * len(title) + 24)
-
-
-def _section(key: str, title: str, columns: int) -> dict[str, Any]:
-    """Return a section of the charts, with so many charts side by side."""
-    section = {"uuid": f"okddip-{key}", "name": title, "display": True, "isReordered": False}
-    return {**section, "columns": columns, "cardHeight": 400}
-
-
-def _chart(kind: str, key: str, section: str) -> dict[str, Any]:
-    chart = {"type": kind, "uuid": f"okddip-{key}", "metricSectionId": f"okddip-{section}"}
-    return {**chart, "deleted": False, "isGenerated": False}
-
-
-def _parallel_coordinates(params: Sequence[str]) -> dict[str, Any]:
-    return {
-        **_chart("PARALLEL", "parallel-coordinates", "parameters"),
-        "selectedParams": list(params),
-        "selectedMetrics": [BEST_ACCURACY],
-        "showAllRuns": True,
-    }
-
-
-def _learning_curve(metric: str) -> dict[str, Any]:
-    return {
-        **_chart("LINE", metric, "curves"),
-        "metricKey": metric,
-        "lineSmoothness": 0,
-        "scaleType": "linear",
-        "xAxisScaleType": "linear",
-        "xAxisKey": "step",
-        "useGlobalXaxisKey": True,
-        "useGlobalLineSmoothing": True,
-    }
-
-
-def view_url(
-    server: str,
-    experiment_id: str,
-    search_id: str | None,
-    mode: Literal["TABLE", "CHART"] = "TABLE",
-) -> str:
-    """Return a page that shows the search, in the classic (not GenAI) interface.
-
-    Args:
-        server: Address of the MLflow server.
-        experiment_id: MLflow's id of the experiment.
-        search_id: The search whose saved view to open; None if there is none.
-        mode: The table of runs, or their charts.
-    """
-    query = f"workflowType=machine_learning&compareRunsMode={mode}"
-    if search_id:
-        query += f"&viewStateShareKey={view_key(search_id)}"
-    return f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs?{query}"
-
-
-def has_view(search_dir: Path, search_id: str) -> bool:
-    """Return whether the sqlite store holds a search's saved view (else its link is an error)."""
-    database = (search_dir / DATABASE).absolute().as_uri()
-    query = "SELECT 1 FROM experiment_tags WHERE key = ?"
-    with contextlib.closing(sqlite3.connect(f"{database}?mode=ro", uri=True)) as connection:
-        with contextlib.suppress(sqlite3.OperationalError):  # a store that was never filled
-            return connection.execute(query, (view_tag(search_id),)).fetchone() is not None
-    return False
 
 
 def find_experiment(search_dir: Path, name: str | None) -> str | None:

@@ -20,11 +20,10 @@ from okddip_search.tracking_store import (
     DATABASE,
     JOURNAL,
     find_experiment,
-    has_view,
     relocate,
     store_uri,
-    view_url,
 )
+from okddip_search.tracking_view import CONFIRM, has_view, view_url
 
 DEFAULT_PORT = 5000
 SERVER_LOG = "ui.log"
@@ -102,6 +101,9 @@ def _links(search_dir: Path, address: str) -> list[str]:
         f"Trials, the best first:  {view_url(address, experiment_id, search_id)}",
         f"Charts of the trials:    {view_url(address, experiment_id, search_id, 'CHART')}",
     ]
+    if has_view(search_dir, story.search_id, CONFIRM):
+        page = view_url(address, experiment_id, story.search_id, stage=CONFIRM)
+        lines.append(f"Runs that confirm it:    {page}")
     if search_id:  # else MLflow forgets it when the page is reloaded
         lines.append('There, "Override saved view" makes your browser keep this view.')
     return lines

@@ -9,7 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from tracking_helpers import EPOCHS, TAGS, free_port, open_tracker, report, run_trial
+from tracking_helpers import (
+    EPOCHS,
+    TAGS,
+    confirm_run,
+    free_port,
+    open_tracker,
+    report,
+    run_trial,
+)
 
 from okddip_search.events import TrialEnd
 
@@ -37,13 +45,15 @@ ROWS = {
     5: ("trial 0", "complete"),
 }
 
+CONFIRM_RUNS = [("trial 1", 5, 0.71), ("dml", 5, 0.74), ("trial 1", 6, 0.73), ("dml", 6, 0.72)]
+
 
 @pytest.fixture(scope="module")
 def story_dir(tmp_path_factory) -> Path:
-    """Trials of every state, one of them with a parameter that the others lack."""
+    """Trials of every state, one of them with a parameter that the others lack, and confirmed."""
     search_dir = tmp_path_factory.mktemp("view")
     tracker = open_tracker(search_dir)
-    tracker.search_started({"trials": 5}, TAGS, [])
+    tracker.search_started({"trials": 5}, {**TAGS, "okddip.reduction": "last epoch"}, [])
     run_trial(tracker, 0)
     best = run_trial(tracker, 1)
     run_trial(tracker, 2, "pruned", stop=2, best=best)
@@ -52,18 +62,21 @@ def story_dir(tmp_path_factory) -> Path:
     for epoch in range(EPOCHS):
         tracker.epoch_reported(4, epoch, report(epoch, 0.65))
     tracker.trial_ended(TrialEnd(4, "complete", 0.55, EPOCHS - 1), best)
-    tracker.search_ended("FINISHED", {}, [])
+    for number, (contender, seed, accuracy) in enumerate(CONFIRM_RUNS):
+        confirm_run(tracker, number, contender, seed, accuracy)
+        tracker.stage("confirm").results(number, {"test/leader_accuracy": accuracy - 0.1})
+    tracker.search_ended("FINISHED", {}, [], {"okddip.verdict": "within noise of dml"})
     assert tracker.close(60) == 0
     return search_dir
 
 
 @pytest.fixture(scope="module")
 def links(story_dir):
-    """The links that the command prints: the table and the charts."""
+    """The links that the command prints: the table, the charts, and the confirm runs."""
     command = [sys.executable, "-c", UI, str(story_dir), str(free_port())]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
-            yield [process.stdout.readline().split()[-1] for _ in range(2)]
+            yield [process.stdout.readline().split()[-1] for _ in range(3)]
         finally:
             process.terminate()
             process.wait(20)
@@ -126,14 +139,45 @@ def test_table_has_the_best_on_top_with_state_and_parameters(page, links):
     expect(cell(page, 2, "metrics.`best_leader_accuracy`")).to_have_text("0.65")
     expect(cell(page, 2, "params.`lr`")).to_have_text("0.2")
     save_screenshot(page, "mlflow-table.png")
-    # From left to right: the scrolling half of the header, by position.
-    headers = page.locator(".ag-header-viewport .ag-header-cell").all()
-    headers.sort(key=lambda header: header.bounding_box()["x"])
-    assert [header.get_attribute("col-id") for header in headers[:4]] == [
+    assert headers(page)[:5] == [
         "tags.`okddip.state`",
         "tags.`okddip.objective`",
+        "tags.`okddip.reduction`",
         "metrics.`best_leader_accuracy`",
         "params.`lr`",
+    ]
+    expect(page.get_by_text("confirm:")).to_have_count(0)
+
+
+def headers(page) -> list[str]:
+    """Return the columns of the scrolling half of the table, from left to right."""
+    cells = page.locator(".ag-header-viewport .ag-header-cell").all()
+    cells.sort(key=lambda header: header.bounding_box()["x"])
+    return [header.get_attribute("col-id") for header in cells]
+
+
+def test_confirm_runs_are_shown_alone_the_best_on_top(page, links):
+    page.goto(links[2])
+    best_first = sorted(CONFIRM_RUNS, key=lambda run: -run[2])
+    for row, (contender, seed, accuracy) in enumerate(best_first):
+        link = cell(page, row, "attributes.`Run Name`").get_by_role("link")
+        expect(link).to_have_text(f"confirm: {contender}, seed {seed}", timeout=20_000)
+        expect(cell(page, row, "params.`contender`")).to_have_text(contender)
+        expect(cell(page, row, "params.`seed`")).to_have_text(str(seed))
+        method = "dml" if contender == "dml" else "okddip"
+        expect(cell(page, row, "params.`method`")).to_have_text(method)
+        expect(cell(page, row, "metrics.`val/leader_accuracy`")).to_have_text(f"{accuracy:g}")
+        tested = cell(page, row, "metrics.`test/leader_accuracy`")
+        expect(tested).to_have_text(f"{accuracy - 0.1:g}")
+    expect(page.locator(f"[role=row][row-index='{len(CONFIRM_RUNS)}']")).to_have_count(0)
+    save_screenshot(page, "mlflow-confirm.png")
+    assert headers(page)[:6] == [
+        "tags.`okddip.state`",
+        "params.`contender`",
+        "params.`seed`",
+        "params.`method`",
+        "metrics.`val/leader_accuracy`",
+        "metrics.`test/leader_accuracy`",
     ]
 
 

@@ -193,6 +193,6 @@ def test_a_locked_sqlite_store_delays_delivery_only(tmp_path):
         assert time.monotonic() - begin < 0.5
         assert tracker.close(0.5) > 0
         blocker.rollback()
-    tracker._thread.join(30)
+    tracker._courier.join(30)
     sync(tmp_path)
     assert all_runs(store_uri(tmp_path))["trial 0"].info.status == "FINISHED"

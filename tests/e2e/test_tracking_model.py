@@ -10,6 +10,7 @@ from torch import nn
 from tracking_helpers import all_runs, client_of, open_tracker, save_tiny_leader
 
 from okddip_search.tracking import store_uri
+from okddip_search.tracking_model import FILES
 
 
 def pickles_in(path: Path) -> list[str]:
@@ -76,7 +77,7 @@ def test_the_leader_of_a_search_is_logged_once(tmp_path):
     assert tracker.close(60) == 0
     client = client_of(store_uri(tmp_path))
     parent = all_runs(store_uri(tmp_path))["demo"]
-    files = {file.path for file in client.list_artifacts(parent.info.run_id, "leader_files")}
-    assert files == {"leader_files/leader.json", "leader_files/leader.safetensors"}
-    assert len(client.search_logged_models([parent.info.experiment_id])) == 1
+    (model,) = client.search_logged_models([parent.info.experiment_id])
+    files = {file.path for file in client.list_logged_model_artifacts(model.model_id, FILES)}
+    assert files == {f"{FILES}/leader.json", f"{FILES}/leader.safetensors"}
     assert pickles_in(tmp_path / "mlartifacts") == []

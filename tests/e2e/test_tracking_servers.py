@@ -2,14 +2,9 @@
 
 import contextlib
 import http.server
-import os
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
 import pytest
 from tracking_helpers import (
@@ -18,6 +13,7 @@ from tracking_helpers import (
     assert_one_point_per_step,
     free_port,
     history,
+    mlflow_server,
     open_tracker,
     report,
     run_trial,
@@ -72,7 +68,7 @@ def test_a_broken_server_slows_nothing(tmp_path, monkeypatch, kind, capfd, caplo
         begin = time.monotonic()
         assert tracker.close(0.5) == 503
         assert time.monotonic() - begin < 2
-        tracker._thread.join(20)
+        tracker._courier.join(20)
     assert sorted(latencies)[250] < 0.001
     assert max(latencies) < 0.25
     assert len(troubles) == 1  # told once
@@ -85,24 +81,6 @@ def test_a_broken_server_slows_nothing(tmp_path, monkeypatch, kind, capfd, caplo
         assert sync(tmp_path, "local") == 503  # another store gets the whole story
         assert sync(tmp_path, "local") == 0
         assert len(history(store_uri(tmp_path), all_runs(store_uri(tmp_path))["trial 0"])) == 500
-
-
-@contextlib.contextmanager
-def mlflow_server(folder: Path, port: int):
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1"]
-    command += ["--port", str(port), "--backend-store-uri", f"sqlite:///{folder}/server.db"]
-    command += ["--artifacts-destination", str(folder / "served")]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (folder / "server.log").open("ab") as log:
-        server = subprocess.Popen(
-            command, env=environment, stdout=log, stderr=log, start_new_session=True
-        )
-    try:
-        yield server
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
 
 
 def test_a_server_that_comes_late_and_restarts_gets_everything(tmp_path):
@@ -119,9 +97,9 @@ def test_a_server_that_comes_late_and_restarts_gets_everything(tmp_path):
     run_trial(tracker, 0)
     wait_for(lambda: troubles)
     with mlflow_server(folder, port):
-        wait_for(lambda: tracker._replay.count_pending() == 0)
+        wait_for(lambda: tracker._courier.count_pending() == 0)
         run_trial(tracker, 1)
-        wait_for(lambda: tracker._replay.count_pending() < 4)
+        wait_for(lambda: tracker._courier.count_pending() < 4)
     run_trial(tracker, 2, "pruned", stop=2)
     wait_for(lambda: len(troubles) == 3)
     with mlflow_server(folder, port):

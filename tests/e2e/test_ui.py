@@ -15,6 +15,7 @@ from tracking_helpers import (
     TAGS,
     all_runs,
     client_of,
+    confirm_run,
     free_port,
     get,
     open_tracker,
@@ -94,6 +95,12 @@ def test_ui_links_no_view_that_the_store_lacks(story_dir, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(story_dir, moved)
     assert "viewStateShareKey" in _links(moved, "http://h")[0]
+    assert not any("confirm" in line for line in _links(moved, "http://h"))
+    tracker = open_tracker(moved)
+    confirm_run(tracker, 0, "trial 0", 1, 0.5)
+    assert tracker.close(30) == 0
+    table, _, confirm, _ = _links(moved, "http://h")
+    assert confirm.split()[-1] == f"{table.split()[-1]}-confirm"
     with contextlib.closing(sqlite3.connect(moved / "mlflow.db")) as connection, connection:
         connection.execute("DELETE FROM experiment_tags")
     table, charts = _links(moved, "http://h")

@@ -1,8 +1,12 @@
 """A search's story as the bridge tells it, and what an MLflow store made of it."""
 
 import contextlib
+import os
+import signal
 import socket
 import sqlite3
+import subprocess
+import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -45,9 +49,39 @@ def run_trial(tracker, number, state="complete", start=0, stop=EPOCHS, best=None
     return end
 
 
+def confirm_run(tracker, number, contender, seed, accuracy, stop=EPOCHS, resumed=False):
+    """Tell the story of a confirm run that ends well, or stop telling it after some epochs."""
+    stage = tracker.stage("confirm")
+    method = "okddip" if contender.startswith("trial") else contender
+    params = {"contender": contender, "seed": seed, "method": method}
+    stage.trial_started(number, params, resumed)
+    for epoch in range(stop):
+        stage.epoch_reported(number, epoch, report(epoch, accuracy))
+    if stop == EPOCHS:
+        stage.trial_ended(TrialEnd(number, "complete", accuracy, EPOCHS - 1), None)
+
+
 def open_tracker(search_dir: Path, uri: str | None = None, troubles: list | None = None) -> Tracker:
     told = troubles if troubles is not None else []
     return Tracker(search_dir, uri, "demo", on_trouble=told.append)
+
+
+@contextlib.contextmanager
+def mlflow_server(folder: Path, port: int):
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--workers", "1"]
+    command += ["--port", str(port), "--backend-store-uri", f"sqlite:///{folder}/server.db"]
+    command += ["--artifacts-destination", str(folder / "served")]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with (folder / "server.log").open("ab") as log:
+        server = subprocess.Popen(
+            command, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        yield server
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
 
 
 def client_of(uri: str):
@@ -113,11 +147,14 @@ def wait_for(condition, timeout_s: float = 60) -> None:
     raise AssertionError("it never came")
 
 
-def save_tiny_leader(directory: Path) -> None:
+def save_tiny_leader(directory: Path, seed: int = 0) -> None:
+    import torch
+
     from trainer.group import single_network
     from trainer.leader import LeaderInfo, save_leader
     from trainer.models import build_architecture
 
+    torch.manual_seed(seed)
     architecture = build_architecture("resnet8", channels=1, num_classes=4, width=0.25)
     info = LeaderInfo("resnet8", 0.25, list("abcd"), [1, 8, 8], [0.0], [1.0], 0.9, {})
     save_leader(directory, single_network(architecture).eval(), info)

@@ -21,15 +21,17 @@ from okddip_search.tracking_journal import (
     finite,
     param_text,
     read,
+    run_key,
+    stage_of,
 )
+from okddip_search.tracking_stage import run_name
 from okddip_search.tracking_store import (
     artifact_uri,
     relocate,
     sole_deliverer,
     target_of,
-    view_state,
-    view_url,
 )
+from okddip_search.tracking_view import confirm_view, search_view, view_url
 
 REPORT = {
     "epoch": 3,
@@ -122,8 +124,50 @@ def test_story_is_what_the_journal_told(tmp_path):
         journal.append(line)
     story = Story.from_journal(tmp_path / "j")
     assert (story.search_id, story.name, story.store) == ("s", "demo", "http://h")
-    assert (story.open, story.ended, story.columns) == ({1}, {0}, ["lr", "wd"])
-    assert (story.last_step, story.best, story.tags) == ({1: 1}, {1: 0.5}, {"git": "1"})
+    assert (story.open, story.ended, story.columns) == ({"1"}, {"0"}, ["lr", "wd"])
+    assert (story.last_step, story.best, story.tags) == ({"1": 1}, {"1": 0.5}, {"git": "1"})
+
+
+def test_a_search_is_not_told_by_the_trials_of_other_stages(tmp_path):
+    journal = Journal(tmp_path / "j")
+    found = {"metrics": {"test/leader_accuracy": 0.4}, "tags": {"note": "x"}}
+    lines = [
+        {"op": "trial", "trial": "0", "params": {"lr": "1"}, "tags": {}},
+        {"op": "end", "trial": "0", "state": "complete"},
+        {"op": "trial", "trial": "confirm-0", "params": {"contender": "trial 0"}, "tags": {}},
+        {"op": "epoch", "trial": "confirm-0", "step": 3, "metrics": {}},
+        {"op": "end", "trial": "confirm-0", "state": "complete"},
+        {"op": "results", "trial": "confirm-0", "step": 3, **found},
+    ]
+    for line in lines:
+        journal.append(line)
+    story = Story.from_journal(tmp_path / "j")
+    assert (story.columns, story.common) == (["lr"], ["lr"])
+    assert (story.ended, story.num_ended) == ({"0", "confirm-0"}, 1)
+    assert story.last_step == {"confirm-0": 3}
+    assert story.results == {"confirm-0": {"test/leader_accuracy": 0.4, "note": "x"}}
+
+
+@pytest.mark.parametrize(
+    ("stage", "number", "key"),
+    [("search", 3, "3"), ("confirm", 3, "confirm-3"), ("tuning-cl_ilr", 12, "tuning-cl_ilr-12")],
+)
+def test_numbers_of_stages_do_not_collide(stage, number, key):
+    assert run_key(stage, number) == key
+    assert stage_of(key) == stage
+
+
+@pytest.mark.parametrize(
+    ("stage", "params", "name"),
+    [
+        ("search", {"lr": 0.1}, "trial 4"),
+        ("confirm", {"contender": "trial 7", "seed": 123}, "confirm: trial 7, seed 123"),
+        ("tuning-one", {"lr": 0.1}, "tuning-one 4"),
+        ("confirm", {}, "confirm 4"),
+    ],
+)
+def test_runs_have_names_to_be_read(stage, params, name):
+    assert run_name(stage, 4, params) == name
 
 
 def test_epoch_metrics_are_named_in_sections_and_few():
@@ -220,17 +264,38 @@ def test_a_moved_store_is_pointed_to_its_artifacts(tmp_path):
     assert runs == [f"{artifact_uri(tmp_path)}/abc/artifacts", "s3://bucket/mlartifacts/x"]
 
 
-def test_saved_view_is_what_the_front_end_decodes():
-    view = json.loads(view_state("demo", ["lr", "weight_decay"], 1_700_000_000_000))
-    assert isinstance(view["name"], str) and isinstance(view["createdAt"], int)
-    kind, _, packed = view["state"].partition(";")
-    state = json.loads(zlib.decompress(base64.b64decode(packed)))
+def state_in(view: str) -> dict:
+    """Decode a saved view as the front end does."""
+    content = json.loads(view)
+    assert isinstance(content["name"], str) and isinstance(content["createdAt"], int)
+    kind, _, packed = content["state"].partition(";")
     assert kind == "deflate"
-    assert state["orderByKey"] == "metrics.`best_leader_accuracy`"
-    assert state["orderByAsc"] is False
-    assert {"tags.`okddip.state`", "params.`lr`"} <= set(state["selectedColumns"])
-    url = view_url("http://127.0.0.1:5000/", "7", "abcdefghij")
-    assert url == (
-        "http://127.0.0.1:5000/#/experiments/7/runs"
-        "?workflowType=machine_learning&compareRunsMode=TABLE&viewStateShareKey=okddip-abcdefgh"
+    return json.loads(zlib.decompress(base64.b64decode(packed)))
+
+
+def test_saved_views_are_what_the_front_end_decodes():
+    filtered = "tags.`okddip.stage` = '{}' and tags.`okddip.search_id` = 's1'"
+    search = state_in(search_view("s1", "demo", ["lr", "weight_decay"], 1_700_000_000_000))
+    assert search["orderByKey"] == "metrics.`best_leader_accuracy`"
+    assert search["orderByAsc"] is False
+    assert search["searchFilter"] == filtered.format("search")
+    assert {"tags.`okddip.state`", "params.`lr`"} <= set(search["selectedColumns"])
+    confirm = state_in(confirm_view("s1", "demo", 1_700_000_000_000))
+    assert confirm["searchFilter"] == filtered.format("confirm")
+    assert confirm["selectedColumns"] == [
+        "tags.`okddip.state`",
+        "params.`contender`",
+        "params.`seed`",
+        "params.`method`",
+        "metrics.`val/leader_accuracy`",
+        "metrics.`test/leader_accuracy`",
+    ]
+
+
+def test_a_view_is_opened_by_its_key():
+    page = "http://127.0.0.1:5000/#/experiments/7/runs?workflowType=machine_learning"
+    page += "&compareRunsMode=TABLE&viewStateShareKey=okddip-abcdefgh"
+    assert view_url("http://127.0.0.1:5000/", "7", "abcdefghij") == page
+    assert (
+        view_url("http://127.0.0.1:5000", "7", "abcdefghij", stage="confirm") == f"{page}-confirm"
     )
