@@ -1,0 +1,117 @@
+"""``report.html``: the whole search on one self-contained page, and its numbers as JSON.
+
+Data flows one way: files → ``report_sources`` → ``report_data`` (``report.json``) → charts and
+page. It only reads the search, so it serves a running or a killed one as well.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from plotly.offline import get_plotlyjs
+
+from okddip_search.console import percent, value_text
+from okddip_search.report_charts import make_charts
+from okddip_search.report_data import collect
+from okddip_search.report_sources import read_sources
+from trainer.files import write_atomically, write_json
+
+PAGE = "report.html"
+DATA = "report.json"
+
+
+def write_report(search_dir: Path) -> Path:
+    """Write ``report.json`` and ``report.html`` of a finished, running or killed search.
+
+    Args:
+        search_dir: Of the search. Nothing else in it is changed, and no lock is taken.
+
+    Returns:
+        The page.
+
+    Raises:
+        UserError: There is no search, or its journal is damaged.
+    """
+    data = collect(read_sources(search_dir))
+    write_json(search_dir / DATA, data)
+    page = search_dir / PAGE
+    write_atomically(page, render(data))
+    return page
+
+
+def render(data: Mapping[str, Any]) -> str:
+    """Return the page for ``report_data.collect``'s values."""
+    environment = Environment(
+        loader=PackageLoader("okddip_search"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": lambda share: unbroken(percent(share)),
+        "points": points,
+        "spread": spread,
+        "seconds": seconds,
+        "count": lambda value: "–" if value is None else f"{value:,}",
+        "value": lambda value: "–" if value is None else value_text(value),
+        "si": si,
+        "moment": moment,
+    }
+    charts = make_charts(data)
+    figures = {name: chart.figure for name, chart in charts.items() if chart.figure}
+    template = environment.get_template("report.html.j2")
+    return template.render(
+        **data,
+        charts={name: asdict(chart) for name, chart in charts.items()},
+        figures=figures,
+        plotly_js=get_plotlyjs(),
+    )
+
+
+def unbroken(words: str) -> str:
+    """Keep a number and its unit on one line."""
+    return words.replace(" ", "\u00a0")
+
+
+def points(share: float | None) -> str:
+    """Format a difference of shares in points, with its sign."""
+    return "–" if share is None else f"{100 * share:+.2f}".replace("-", "−")
+
+
+def spread(summary: Mapping[str, Any] | None) -> str:
+    """Format mean ± standard deviation of shares, in percent."""
+    if not summary or summary["mean"] is None:
+        return "–"
+    mean = f"{100 * summary['mean']:.2f}"
+    sd = "" if summary["sd"] is None else f" ± {100 * summary['sd']:.2f}"
+    return unbroken(f"{mean}{sd} %")
+
+
+def seconds(value: float | None) -> str:
+    """Format a time with its units: seconds below two minutes, then minutes, then hours."""
+    if value is None:
+        return "–"
+    if value < 120:
+        return unbroken(f"{value:.1f} s")
+    minutes, rest_s = divmod(round(value), 60)
+    if minutes < 120:
+        return unbroken(f"{minutes} min {rest_s} s")
+    return unbroken(f"{minutes // 60:,} h {minutes % 60} min")
+
+
+def si(value: float | None) -> str:
+    """Format a large count with three digits: ``19.6 k``, ``1.23 M``."""
+    if value is None:
+        return "–"
+    for factor, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= factor:
+            return f"{value / factor:.3g}{unit}"
+    return f"{value:g}"
+
+
+def moment(value: str | None) -> str:
+    """Format an ISO time without its ``T`` and fractions of a second."""
+    return "–" if value is None else value.replace("T", " ").split(".")[0].removesuffix("+00:00")

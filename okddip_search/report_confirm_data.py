@@ -1,0 +1,80 @@
+"""What the report works out from a confirmation: its cost, the noise, the winner's curse."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def winners_curse(confirm: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Set the search's best value beside the mean of the same setting over several seeds."""
+    best = (confirm or {}).get("search_best")
+    if not best:
+        return None
+    known = best["confirmed_mean"] is not None
+    return {**best, "difference": best["confirmed_mean"] - best["value"] if known else None}
+
+
+def noise_floor(confirm: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Add to the spread of one setting what it means for two single runs.
+
+    Their difference has √2 times the standard deviation; twice that is the usual bound.
+    """
+    noise = (confirm or {}).get("noise_floor")
+    return {**noise, "two_runs": 2 * math.sqrt(2) * noise["sd"]} if noise else None
+
+
+def cost(confirm: Mapping[str, Any] | None, search_s: float | None) -> dict[str, Any]:
+    """Return what training took: each contender, the search and the confirmation as a whole.
+
+    Device-seconds are wall seconds times the GPUs of a run, or its cores where it has no GPU.
+
+    Args:
+        confirm: ``confirm.json``, if there is one.
+        search_s: Sum of the search's training times; None where none is known.
+    """
+    if confirm is None:
+        return {"unit": None, "contenders": [], "search_s": search_s, "confirm_s": None,
+                "search_device_s": None, "confirm_device_s": None}  # fmt: skip
+    contenders = [_of_contender(contender) for contender in confirm["contenders"]]
+    of_search = confirm.get("search_cost") or {}
+    seconds = of_search.get("training_s", search_s)
+    return {
+        "unit": "GPU" if any(c["gpus"] for c in contenders) else "core",
+        "contenders": contenders,
+        "search_s": seconds,
+        "confirm_s": _total(c["training_s"] for c in contenders),
+        "search_device_s": _device_seconds(seconds, of_search),
+        "confirm_device_s": _total(c["device_s"] for c in contenders),
+    }
+
+
+def _of_contender(contender: Mapping[str, Any]) -> dict[str, Any]:
+    spent = contender["cost"]
+    return {
+        "label": contender["label"],
+        "method": contender["method"],
+        "num_peers": contender["config"].get("num_peers"),
+        **spent,
+        "device_s": _device_seconds(spent["training_s"], spent),
+        "device_s_per_run": _device_seconds(spent["training_s_per_run"], spent),
+    }
+
+
+def _device_seconds(seconds: float | None, share: Mapping[str, Any]) -> float | None:
+    devices = share.get("gpus") or share.get("cpus")
+    return None if seconds is None or not devices else seconds * float(devices)
+
+
+def _total(values: Any) -> float | None:
+    known: Sequence[float] = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+def failed_runs(confirm: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Return the confirmation's failed runs with their reasons."""
+    return [
+        {"contender": contender["label"], "seed": run["seed"], "reason": run["reason"]}
+        for contender in (confirm or {}).get("contenders", [])
+        for run in contender["runs"]
+        if run["state"] == "failed"
+    ]
