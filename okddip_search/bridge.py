@@ -18,12 +18,11 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from okddip_search.agenda import Agenda
 from okddip_search.events import Listener, TrialEnd
 from okddip_search.pruning import PRUNE_FROM, first_prunable_step
-from okddip_search.sampling import make_sampler
 from okddip_search.settings import ObjectiveSettings
-from okddip_search.spec import SearchSpec
-from okddip_search.study import best_trial, trials_in
+from okddip_search.study import REASON, best_trial, trials_in
 from okddip_search.trial import one_line
 from trainer.config import TrainConfig
 
@@ -31,7 +30,6 @@ logger = logging.getLogger(__name__)
 
 MAX_CONSECUTIVE_FAILURES = 5
 """After so many failures with no epoch between them the search stops: the fault is a common one."""
-REASON = "okddip:reason"
 
 
 @dataclass
@@ -59,16 +57,16 @@ class StudyBridge:
 
     Args:
         study: Opened under the directory's lock.
-        spec: The search.
+        agenda: What is to be run.
         slots: How many trials can run at once.
         listeners: Told of every event.
     """
 
     def __init__(
-        self, study: optuna.Study, spec: SearchSpec, slots: int, listeners: Sequence[Listener]
+        self, study: optuna.Study, agenda: Agenda, slots: int, listeners: Sequence[Listener]
     ) -> None:
         self.study = study
-        self.spec = spec
+        self.agenda = agenda
         self.slots = slots
         self.interrupted = False
         self.abort_reason = ""
@@ -76,13 +74,8 @@ class StudyBridge:
         self._open: dict[int, OpenTrial] = {}
         self._left_running = trials_in(study, TrialState.RUNNING)
         self._failures_in_a_row = 0
-        timeout_s = spec.study.timeout
+        timeout_s = agenda.timeout_s
         self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
-
-    @property
-    def num_finished(self) -> int:
-        """Trials that count toward the budget: complete and pruned."""
-        return len(trials_in(self.study, TrialState.COMPLETE, TrialState.PRUNED))
 
     @property
     def exhausted(self) -> bool:
@@ -90,8 +83,7 @@ class StudyBridge:
         late = self._deadline is not None and time.monotonic() > self._deadline
         if late or self.interrupted or self.abort_reason:
             return True
-        pending = len(self._open) + len(self._left_running)
-        return self.num_finished + pending >= self.spec.study.trials
+        return self.agenda.is_spent(self.study, len(self._open) + len(self._left_running))
 
     def next_trial(self) -> OpenTrial | None:
         """Return the next trial to start, or None while there is no free slot or nothing to do."""
@@ -114,15 +106,13 @@ class StudyBridge:
         return waiting[0].number if waiting else len(self.study.get_trials(deepcopy=False))
 
     def _start(self, number: int, adopted: FrozenTrial | None) -> OpenTrial:
-        # A sampler of its own for every trial, seeded by its number: a resumed search then
-        # suggests what the unbroken one would have.
-        self.study.sampler = make_sampler(self.spec, number)
+        self.study.sampler = self.agenda.sampler(number)
         trial = Trial(self.study, adopted._trial_id) if adopted else self.study.ask()
-        config = self.spec.suggest(trial)
+        config = self.agenda.config(trial)
         if PRUNE_FROM not in trial.user_attrs:
             trial.set_user_attr(PRUNE_FROM, first_prunable_step(config))
         self._open[trial.number] = OpenTrial(trial, config)
-        self._tell("trial_started", trial.number, trial.params, adopted is not None)
+        self._tell("trial_started", trial.number, self.agenda.params(trial), adopted is not None)
         return self._open[trial.number]
 
     def report(self, number: int, reports: Sequence[Mapping[str, Any]]) -> bool:
@@ -141,9 +131,10 @@ class StudyBridge:
         known = self._recorded(entry.trial)
         for report in reports:
             step = int(report["epoch"])
-            entry.curve[step] = float(report[self.spec.objective.metric])
+            entry.curve[step] = float(report[self.agenda.objective.metric])
             if step not in known:
-                value = reduced([entry.curve[s] for s in sorted(entry.curve)], self.spec.objective)
+                so_far = [entry.curve[s] for s in sorted(entry.curve)]
+                value = reduced(so_far, self.agenda.objective)
                 entry.trial.report(value, step)
                 self._failures_in_a_row = 0  # others train well: this is no common fault
             # Also what the study knows: an earlier driver may have died before it told.
@@ -166,7 +157,10 @@ class StudyBridge:
 
     def closed(self) -> list[tuple[TrialEnd, Mapping[str, Any]]]:
         """Return how every closed trial ended, with its parameters."""
-        return [(end_of(trial), trial.params) for trial in trials_in(self.study, *_STATE_NAMES)]
+        return [
+            (end_of(trial), self.agenda.params(trial))
+            for trial in trials_in(self.study, *_STATE_NAMES)
+        ]
 
     def fail(self, number: int, reason: str) -> None:
         """Close a trial as failed, with the reason; nothing happens if it is closed already."""
@@ -207,8 +201,8 @@ class StudyBridge:
         return self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
 
     def best(self) -> TrialEnd | None:
-        """Return the best complete trial so far."""
-        return best_of(self.study)
+        """Return the best complete trial so far; None also where trials do not compete."""
+        return best_of(self.study) if self.agenda.has_best else None
 
 
 def best_of(study: optuna.Study) -> TrialEnd | None:

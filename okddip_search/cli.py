@@ -4,6 +4,7 @@ import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -30,6 +31,7 @@ DIRECTORY = click.Path(path_type=Path, file_okay=False)
 @click.option("--tracking-uri", metavar="URI", help="MLflow server. [default: sqlite in --out]")
 @click.option("--address", metavar="ADDR", help="Running Ray cluster. [default: this machine]")
 @click.option("--set", "sets", metavar="KEY=VALUE", multiple=True, help="Change the space file.")
+@click.option("--no-confirm", is_flag=True, help="Leave out what the space's confirm: asks for.")
 @click.option("--explain", is_flag=True, help="Print what would run, and start nothing.")
 @click.version_option(package_name="okddip-search")
 @click.pass_context
@@ -46,6 +48,7 @@ def cli(
     tracking_uri: str | None,
     address: str | None,
     sets: tuple[str, ...],
+    no_confirm: bool,
     explain: bool,
 ) -> None:
     r"""Search for the best compact image classifier that online distillation can train.
@@ -66,20 +69,26 @@ def cli(
     if explain:
         from okddip_search.plan import explain_search
 
-        explain_search(spec, directory, gpus=gpus, tracking_uri=tracking_uri)
+        explained = replace(spec, confirm=None) if no_confirm else spec
+        explain_search(explained, directory, gpus=gpus, tracking_uri=tracking_uri)
         return
-    from okddip_search.search import SearchRequest, run_search
+    from okddip_search.search import run_search
+    from okddip_search.session import Request
 
-    request = SearchRequest(
+    request = Request(
         spec=spec,
         directory=directory,
         resume=resume,
         gpus=gpus,
         tracking_uri=tracking_uri,
         address=address,
-        command=shlex.join(["okddip-search", *sys.argv[1:]]),
+        command=_command_line(),
     )
-    context.exit(run_search(request))
+    context.exit(run_search(request, then_confirm=not no_confirm))
+
+
+def _command_line() -> str:
+    return shlex.join(["okddip-search", *sys.argv[1:]])
 
 
 def _resolve(
@@ -124,14 +133,79 @@ def _rooted(spec: SearchSpec) -> SearchSpec:
 
 @cli.command()
 @click.argument("directory", metavar="DIR", type=DIRECTORY)
+@click.option("--seeds", type=int, help="Runs of each setting; a later call may add some.")
+@click.option("--top", type=int, help="Best configurations of the search that take part.")
+@click.option("--rivals", help="searched: the winner's optimiser settings; tuned: their own.")
+@click.option("--methods", metavar="A,B,…", help="Rival methods.")
+@click.option("--single", metavar="WHAT", help="epochs, or seconds: also as long as a group.")
+@click.option("--open-test-again", is_flag=True, help="Look at the test set once more; counted.")
+@click.option("--retrain-on-all", is_flag=True, help="Train the leader on train + validation.")
+@click.option("--gpus", type=click.IntRange(0), help="GPUs to use; 0: CPU. [default: all visible]")
+@click.option("--tracking-uri", metavar="URI", help="MLflow server. [default: the search's]")
+@click.option("--address", metavar="ADDR", help="Running Ray cluster. [default: this machine]")
+@click.option("--set", "sets", metavar="KEY=VALUE", multiple=True, help="data.root, resources.")
+@click.pass_context
+def confirm(
+    context: click.Context,
+    directory: Path,
+    seeds: int | None,
+    top: int | None,
+    rivals: str | None,
+    methods: str | None,
+    single: str | None,
+    open_test_again: bool,
+    retrain_on_all: bool,
+    gpus: int | None,
+    tracking_uri: str | None,
+    address: str | None,
+    sets: tuple[str, ...],
+) -> None:
+    """Find out whether the winner of the search in DIR is real.
+
+    The best configurations, the paper's setting and rival methods are trained over the same seeds.
+    Then the sealed test set is opened, once. The same command goes on after a stop. What is not
+    given comes from the space's confirm: section.
+    """
+    spec, directory = _resolve(None, sets, None, None, None, directory, True)
+    asked = {"seeds": seeds, "top": top, "rivals": rivals, "single": single}
+    changes: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
+    if methods is not None:
+        changes["methods"] = [name.strip() for name in methods.split(",") if name.strip()]
+    from okddip_search.confirm import Wishes, run_confirm
+    from okddip_search.session import Request
+
+    request = Request(
+        spec=spec,
+        directory=directory,
+        resume=True,
+        gpus=gpus,
+        tracking_uri=tracking_uri,
+        address=address,
+        command=_command_line(),
+    )
+    context.exit(run_confirm(request, Wishes(changes, open_test_again, retrain_on_all)))
+
+
+@cli.command()
+@click.argument("directory", metavar="DIR", type=DIRECTORY)
+def report(directory: Path) -> None:
+    """Write report.html and report.json of the search in DIR, finished or not."""
+    from okddip_search.report import write_report
+
+    click.echo(f"wrote {write_report(directory)}")
+
+
+@cli.command()
+@click.argument("directory", metavar="DIR", type=DIRECTORY)
 @click.option("--output", type=click.Path(path_type=Path), help="File or folder to write.")
 @click.option("--format", "form", type=click.Choice(FORMATS), default="yaml", show_default=True)
 def export(directory: Path, output: Path | None, form: str) -> None:
-    """Write out the winner of the search in DIR.
+    """Write out the winner of the search in DIR: the confirmed one where there is one.
 
     yaml: its configuration; weights: safetensors and JSON; pt2, onnx: the network, ready to run.
     """
-    click.echo(f"wrote {run_export(directory, form, output)}")
+    path, words = run_export(directory, form, output)
+    click.echo(f"wrote {path} ({words})")
 
 
 @cli.command()

@@ -16,7 +16,6 @@ from rich.table import Table
 from rich.text import Text
 
 from okddip_search.events import TrialEnd
-from okddip_search.spec import SearchSpec
 
 REFRESH_PER_S = 2
 PLAIN_WIDTH = 160
@@ -78,20 +77,33 @@ def value_text(value: Any) -> str:
 
 
 class SearchConsole:
-    """A ``Listener`` that shows the search; use it as a context manager.
+    """A ``Listener`` that shows a study being run; use it as a context manager.
 
     Args:
         console: Where to draw.
-        spec: The search.
+        title: What is run.
+        trials: How many there are to be.
+        epochs: Of the longest one.
         finished: Trials that count and were done before this session.
         best: The best complete trial of earlier sessions.
+        noun: What a trial is called here.
     """
 
     def __init__(
-        self, console: Console, spec: SearchSpec, finished: int, best: TrialEnd | None
+        self,
+        console: Console,
+        title: str,
+        trials: int,
+        epochs: int,
+        finished: int,
+        best: TrialEnd | None = None,
+        noun: str = "trial",
     ) -> None:
         self._console = console
-        self._spec = spec
+        self._title = title
+        self._trials = trials
+        self._epochs = epochs
+        self._noun = noun
         self._counts = {"complete": 0, "pruned": 0, "failed": 0}
         self._before = finished
         self._running: dict[int, tuple[Mapping[str, Any], Mapping[str, Any] | None]] = {}
@@ -133,7 +145,7 @@ class SearchConsole:
         """Show the trial as running."""
         self._running[number] = (params, None)
         if resumed:
-            self.say(f"trial {number} goes on from its checkpoint")
+            self.say(f"{self._noun} {number} goes on from its checkpoint")
 
     def epoch_reported(self, number: int, step: int, report: Mapping[str, Any]) -> None:
         """Show the trial's newest epoch."""
@@ -148,7 +160,10 @@ class SearchConsole:
         if self._console.is_terminal and end.state != "failed":
             return
         epochs = 0 if end.last_step is None else end.last_step + 1
-        line = f"trial {end.number:>3}  {end.state:<8}  {percent(end.value):>8}  {epochs:>3} epochs"
+        line = (
+            f"{self._noun} {end.number:>3}  {end.state:<8}  {percent(end.value):>8}  "
+            f"{epochs:>3} epochs"
+        )
         best_text = f"best {percent(best.value)} (trial {best.number})" if best else ""
         detail = end.reason or params_text(params)
         self.say("  ".join(part for part in (line, best_text, detail) if part))
@@ -162,7 +177,7 @@ class SearchConsole:
         best = f"{percent(self._best.value)} (trial {self._best.number})" if self._best else "–"
         elapsed_s = time.monotonic() - self._started
         return Text(
-            f"{self._spec.name}: {done} of {self._spec.study.trials} trials  "
+            f"{self._title}: {done} of {self._trials} {self._noun}s  "
             f"(here: complete {counts['complete']}, pruned {counts['pruned']}, "
             f"failed {counts['failed']})  best {best}  "
             f"elapsed {duration(elapsed_s)}  left {self._time_left(done, elapsed_s)}",
@@ -173,7 +188,7 @@ class SearchConsole:
         here = done - self._before
         if not here:
             return "–"
-        left = max(0, self._spec.study.trials - done)
+        left = max(0, self._trials - done)
         return f"about {duration(elapsed_s / here * left)}"
 
     def _table(self) -> Table:
@@ -186,7 +201,7 @@ class SearchConsole:
                 cells = ["starting", "", "", ""]
             else:
                 cells = [
-                    f"{report['epoch'] + 1}/{self._spec.max_epochs}",
+                    f"{report['epoch'] + 1}/{self._epochs}",
                     percent(report["leader_accuracy"]),
                     percent(report["ensemble_accuracy"]),
                     f"{report['images_per_s']:,.0f}",

@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from trainer.files import write_atomically
 BEST = "best.yaml"
 LEADER = "leader"
 TRIALS = "trials"
+RESULT = "result.json"
+CONFIRM = "confirm"
+FINAL = "final"
 FORMATS = ("yaml", "weights", "pt2", "onnx")
 _DEFAULT_OUTPUT = {
     "yaml": "best.yaml",
@@ -25,34 +29,47 @@ _DEFAULT_OUTPUT = {
 
 
 def keep_best(directory: Path, best: TrialEnd, objective: str) -> None:
-    """Make a complete trial the search's winner: copy its leader and write ``best.yaml``.
-
-    ``best.yaml`` is a configuration that ``okddip-search train`` runs as it is, with precision and
-    number of threads as they were: the same accuracy to the last digit on the same machine.
+    """Make a complete trial the search's winner.
 
     Args:
         directory: Of the search.
         best: The trial.
         objective: In words, how a trial's value comes from its curve.
     """
-    trial_dir = directory / TRIALS / str(best.number)
-    result = json.loads((trial_dir / "result.json").read_text(encoding="utf-8"))
+    lines = [
+        f"Best configuration of the search {directory.resolve().name}.",
+        f"Trial {best.number}: leader's validation accuracy {best.value:.4%} ({objective}).",
+        "The test set has not been looked at, and one run proves no gain: okddip-search confirm.",
+    ]
+    hand_over(directory / TRIALS / str(best.number), directory, lines)
+
+
+def hand_over(run_dir: Path, target: Path, lines: Sequence[str]) -> None:
+    """Copy a run's leader to ``target/leader`` and write its configuration, ``target/best.yaml``.
+
+    ``best.yaml`` is a configuration that ``okddip-search train`` runs as it is, with precision and
+    number of threads as they were: the same accuracy to the last digit on the same machine.
+
+    Args:
+        run_dir: Of a finished run.
+        target: A directory.
+        lines: What the run is, for a reader of the file.
+    """
+    result = json.loads((run_dir / RESULT).read_text(encoding="utf-8"))
     environment = result["environment"]
     config = {
         **result["config"],
         "precision": environment["precision"],
         "num_threads": environment["num_threads"],
     }
-    header = (
-        f"# Best configuration of the search {directory.resolve().name}.\n"
-        f"# Trial {best.number}: leader's validation accuracy {best.value:.4%} ({objective}).\n"
-        f"# Trained on {environment['device']} with torch {environment['torch']}.\n"
-        "# The test set has not been looked at.\n"
-        "# Train it again: okddip-search train best.yaml --out DIR\n"
-    )
-    _replace_folder(trial_dir / LEADER, directory / LEADER)
+    header = [
+        *lines,
+        f"Trained on {environment['device']} with torch {environment['torch']}.",
+        "Train it again: okddip-search train best.yaml --out DIR",
+    ]
+    _replace_folder(run_dir / LEADER, target / LEADER)
     body = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
-    write_atomically(directory / BEST, header + body)
+    write_atomically(target / BEST, "".join(f"# {line}\n" for line in header) + body)
 
 
 def _replace_folder(source: Path, target: Path) -> None:
@@ -82,7 +99,43 @@ class BestKeeper:
             keep_best(self._directory, best, self._objective)
 
 
-def export(directory: Path, form: str, output: Path | None) -> Path:
+@dataclass(frozen=True)
+class Winner:
+    """What a search has to hand over.
+
+    Attributes:
+        home: Holds its ``best.yaml``.
+        leader: Folder of its network.
+        words: What it is, and how far it can be believed.
+    """
+
+    home: Path
+    leader: Path
+    words: str
+
+
+def winner_of(directory: Path) -> Winner:
+    """Return what was last found out to be best: retrained, else confirmed, else searched.
+
+    Raises:
+        UserError: There is no winner yet.
+    """
+    confirmed = directory / CONFIRM
+    if (confirmed / FINAL / BEST).exists():
+        words = "confirmed setting; leader retrained on train + validation images"
+        return Winner(confirmed / FINAL, confirmed / FINAL / LEADER, words)
+    if (confirmed / BEST).exists():
+        return Winner(confirmed, confirmed / LEADER, "confirmed over several seeds")
+    if (directory / BEST).exists():
+        words = "the search's best, one run: not confirmed"
+        return Winner(directory, directory / LEADER, words)
+    raise UserError(
+        f"{directory} has no {BEST}: no trial of a search there is complete",
+        "Let the search finish a trial, or name a search directory such as runs/digits.",
+    )
+
+
+def export(directory: Path, form: str, output: Path | None) -> tuple[Path, str]:
     """Copy or convert the winner of a search.
 
     Args:
@@ -92,27 +145,23 @@ def export(directory: Path, form: str, output: Path | None) -> Path:
         output: Where to; None: the format's usual name in the working directory.
 
     Returns:
-        What was written.
+        What was written, and what it is.
 
     Raises:
         UserError: There is no winner yet, or the extra for the format is missing.
     """
-    if not (directory / BEST).exists():
-        raise UserError(
-            f"{directory} has no {BEST}: no trial of a search there is complete",
-            "Let the search finish a trial, or name a search directory such as runs/digits.",
-        )
+    winner = winner_of(directory)
     target = output or Path(_DEFAULT_OUTPUT[form])
     target.parent.mkdir(parents=True, exist_ok=True)
     if form == "yaml":
-        if target.resolve() != (directory / BEST).resolve():
-            shutil.copyfile(directory / BEST, target)
+        if target.resolve() != (winner.home / BEST).resolve():
+            shutil.copyfile(winner.home / BEST, target)
     elif form == "weights":
-        if target.resolve() != (directory / LEADER).resolve():
-            shutil.copytree(directory / LEADER, target, dirs_exist_ok=True)
+        if target.resolve() != winner.leader.resolve():
+            shutil.copytree(winner.leader, target, dirs_exist_ok=True)
     else:
-        _convert(directory / LEADER, form, target)
-    return target
+        _convert(winner.leader, form, target)
+    return target, winner.words
 
 
 def _convert(leader_dir: Path, form: str, target: Path) -> None:

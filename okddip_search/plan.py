@@ -8,6 +8,7 @@ import optuna
 from okddip_search.console import duration, params_text
 from okddip_search.resources import Node, allot, count_cpus, count_gpus
 from okddip_search.sampling import make_sampler
+from okddip_search.settings import ConfirmSettings
 from okddip_search.spec import SearchSpec
 from okddip_search.tracking import masked, store_uri
 
@@ -38,6 +39,9 @@ def explain_search(
     for number, params in enumerate(first_params(spec)):
         source = "enqueued" if number < len(spec.enqueue) else study.sampler.type
         click.echo(f"trial {number} ({source}): {params_text(params)}")
+    if spec.confirm is not None:
+        click.echo("\n# Confirmation, when the search is over")
+        click.echo(_confirmation(spec.confirm))
     click.echo("\n# Would write")
     for name, what in (
         ("spec.yaml", "this space"),
@@ -45,11 +49,25 @@ def explain_search(
         ("trials/NUMBER/", "checkpoint, leader and result.json of each trial"),
         ("best.yaml", "the winner's configuration"),
         ("leader/", "the winner's network"),
+        ("report.html", "the search in one page; report.json has its numbers"),
+        *([("confirm/", "the confirmation: runs, findings, leader")] if spec.confirm else []),
         ("tracking.jsonl", "what MLflow is told"),
         ("search.log", "what the libraries have to say"),
     ):
         click.echo(f"{directory}/{name:<16} {what}")
     click.echo(f"MLflow: {masked(tracking_uri or store_uri(directory))}")
+
+
+def _confirmation(settings: ConfirmSettings) -> str:
+    longer = settings.single == "seconds" and "single" in settings.methods
+    most = settings.top + 1 + len(settings.methods) + longer
+    tuned = ", each after a search of its own" if settings.rivals == "tuned" else ""
+    return (
+        f"the {settings.top} best configurations, the paper's setting and the rivals "
+        f"{', '.join(settings.methods)}{tuned}\n"
+        f"with {settings.seeds} seeds each: at most {most * settings.seeds} runs; then the sealed "
+        "test set is opened once"
+    )
 
 
 def first_params(spec: SearchSpec) -> list[dict[str, object]]:

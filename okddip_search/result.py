@@ -1,32 +1,41 @@
-"""What a search says at its end: its trials, the winner beside the paper's setting, next steps."""
+"""What a search and a confirmation say at their end: tables, the winner, next steps."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from okddip_search.bridge import REASON, StudyBridge
+from okddip_search.bridge import StudyBridge
 from okddip_search.console import params_text, percent, value_text
 from okddip_search.spec import SearchSpec
-from okddip_search.study import best_trial, paper_trial, trials_in
+from okddip_search.study import REASON, best_trial, paper_trial, trials_in
 
 ROWS = 20
 
 
 def print_result(
-    console: Console, spec: SearchSpec, directory: Path, bridge: StudyBridge, num_validation: int
+    console: Console,
+    spec: SearchSpec,
+    directory: Path,
+    bridge: StudyBridge,
+    *,
+    num_validation: int,
+    with_next_steps: bool,
 ) -> None:
     """Print how the search ended.
 
     Args:
         console: Where to.
         spec: The search.
-        directory: Of the search.
+        directory: Of the search, as a person would type it.
         bridge: It says why the search ended, and has the study.
         num_validation: Validation images, for the size of the noise.
+        with_next_steps: Whether to say what can be done now.
     """
     study = bridge.study
     console.print(_table(study.get_trials(deepcopy=False), spec))
@@ -47,14 +56,13 @@ def print_result(
         console.print("No trial was completed, so there is no winner.")
     else:
         _print_winner(console, spec, best, paper_trial(study), num_validation)
-    shown = _shown(directory)
     if bridge.interrupted:
-        console.print(f"Stopped. Go on with:  okddip-search --resume --out {shown}")
-    elif best is not None:
+        console.print(f"Stopped. Go on with:  okddip-search --resume --out {directory}")
+    elif best is not None and with_next_steps:
         console.print(
-            f"Next:  okddip-search ui {shown}\n"
-            f"       okddip-search export {shown} --output best.yaml\n"
-            f"       okddip-search train {shown}/best.yaml --out retrained"
+            f"Next:  okddip-search ui {directory}\n"
+            f"       okddip-search export {directory} --output best.yaml\n"
+            f"       okddip-search confirm {directory}   (is the winner real?)"
         )
 
 
@@ -126,6 +134,92 @@ def _significance(best: float, paper: float, count: int) -> str:
     )
 
 
-def _shown(directory: Path) -> Path:
-    working = Path.cwd()
-    return directory.relative_to(working) if directory.is_relative_to(working) else directory
+def print_findings(console: Console, found: Mapping[str, Any], directory: Path) -> None:
+    """Print what a confirmation found out; the verdict comes last.
+
+    Args:
+        console: Where to.
+        found: The document of ``confirm/confirm.json``.
+        directory: Of the search, as a person would type it.
+    """
+    console.print(_findings_table(found))
+    for contender in found["contenders"]:
+        for run in contender["runs"]:
+            if run["state"] == "failed":
+                console.print(f"{escape(contender['label'])}, seed {run['seed']} failed: "
+                              f"{escape(run['reason'])}")  # fmt: skip
+    best, floor = found["search_best"], found["noise_floor"]
+    console.print(
+        f"The search's best value, {best['label']}: {percent(best['value'])}; its mean over fresh "
+        f"seeds: {percent(best['confirmed_mean'])} ({found['objective']['words']}, validation)"
+    )
+    if floor is not None:
+        console.print(
+            f"Noise: one setting ({escape(floor['contender'])}) over {floor['n']} seeds has a "
+            f"standard deviation of {100 * floor['sd']:.2f} points on the test set"
+        )
+    openings = len(found["openings"])
+    console.print(
+        f"The sealed test set was opened {'once' if openings == 1 else f'{openings} times'}"
+    )
+    if not best["is_still_best"]:
+        console.print(
+            f"The search has gone on since: this is of its first {found['search_trials']} trials"
+        )
+    leader = found["leader"]
+    final = "retrained on train + validation" if found["retrained"] else f"seed {leader['seed']}"
+    console.print(
+        f"Next:  okddip-search export {directory} --output best.yaml   "
+        f"({escape(found['winner'])}, {final})\n"
+        f"       open {directory}/report.html"
+    )
+    if found["verdict"] is not None:
+        console.print(f"Verdict: {escape(found['verdict']['sentence'])}", style="bold")
+
+
+def _findings_table(found: Mapping[str, Any]) -> Table:
+    table = Table(
+        box=None,
+        pad_edge=False,
+        header_style="dim",
+        title=f"Leader's accuracy over {len(found['seeds'])} seeds "
+        f"(validation: {found['objective']['words']}; mean ± standard deviation)",
+        title_justify="left",
+    )
+    columns = ("", "method", "validation", "test", "winner − it, points (95 %)", "the winner is",
+               "s a run", "leader's\nparameters")  # fmt: skip
+    for index, heading in enumerate(columns):
+        table.add_column(heading, justify="left" if index in (0, 1, 5) else "right")
+    compared = {comparison["rival"]: comparison for comparison in found["comparisons"]}
+    for contender in found["contenders"]:
+        label, cost = contender["label"], contender["cost"]
+        is_winner = label == found["winner"]
+        seconds, size = cost["training_s_per_run"], cost["leader_parameters"]
+        table.add_row(
+            escape(label),
+            contender["method"],
+            spread(contender["validation"]),
+            spread(contender["test"]),
+            *(("", "the winner") if is_winner else _difference(compared.get(label))),
+            "–" if seconds is None else f"{seconds:.1f}",
+            "–" if size is None else f"{size:,}",
+            style="bold" if is_winner else None,
+        )
+    return table
+
+
+def _difference(comparison: Mapping[str, Any] | None) -> tuple[str, str]:
+    if comparison is None or comparison["difference"] is None:
+        return "", ""
+    text = f"{100 * comparison['difference']:+.2f}"
+    if comparison["low"] is not None:
+        text += f" ({100 * comparison['low']:+.2f} to {100 * comparison['high']:+.2f})"
+    return text, comparison["words"].partition(":")[0]
+
+
+def spread(summary: Mapping[str, Any] | None) -> str:
+    """Format mean ± standard deviation over seeds."""
+    if summary is None:
+        return "–"
+    sd = "" if summary["sd"] is None else f" ± {100 * summary['sd']:.2f}"
+    return f"{100 * summary['mean']:.2f}{sd} %"

@@ -25,5 +25,10 @@ def sampler_seed(study_seed: int, number: int | None) -> int:
     return _hash31(f"sampler:{study_seed}:{'all' if number is None else number}")
 
 
+def confirm_seed(study_seed: int, index: int) -> int:
+    """Return the seed of a confirmation's runs, in [0, 2**31); no trial of the search has it."""
+    return _hash31(f"confirm:{study_seed}:{index}")
+
+
 def _hash31(text: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") & 0x7FFFFFFF

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from okddip_search.pruning import PRUNERS
 from okddip_search.sampling import SAMPLERS
 from trainer.config import ConfigError, Count, StrictModel, nearest
+from trainer.registry import METHODS
 
 # Arguments that a space does not set: seeds come from study.seed, warnings would spoil the table,
 # and the rest is deprecated in Optuna 5.
@@ -198,6 +199,39 @@ class StudySettings(StrictModel):
             "wait_for_ramp_up": self.wait_for_ramp_up,
             "seed": self.seed,
         }
+
+
+class ConfirmSettings(StrictModel):
+    """What is trained again over several seeds once the search is over, to be believed."""
+
+    top: int = Field(3, ge=1, le=20, description="best configurations of the search to confirm")
+    seeds: int = Field(5, ge=2, le=1000, description="runs of each, with the same list of seeds")
+    rivals: Literal["searched", "tuned"] = Field(
+        "searched",
+        description="rivals' optimiser settings: the search's best, or from a search of their own",
+    )
+    methods: tuple[str, ...] = Field(
+        ("single", "independent", "dml", "one", "cl_ilr"),
+        description="rival methods, at equal cost",
+    )
+    single: Literal["epochs", "seconds"] = Field(
+        "epochs",
+        description="what single gets as much of as a group; seconds adds a longer run of it",
+    )
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _known_methods(cls, names: Any) -> tuple[str, ...]:
+        if not isinstance(names, (list, tuple)):
+            raise ConfigError([((), f"{names!r} is not a list of methods")])
+        for index, name in enumerate(names):
+            place = (str(index),)
+            if name not in METHODS:
+                text = f"{name!r} is not one of {', '.join(METHODS)}{nearest(str(name), METHODS)}"
+                raise ConfigError([(place, text)])
+            if name in names[:index]:
+                raise ConfigError([(place, f"{name!r} is named twice")])
+        return tuple(names)
 
 
 class ResourceSettings(StrictModel):

@@ -1,7 +1,7 @@
 """A YAML space → ``SearchSpec``: strict, with line numbers, nearest names, and no torch.
 
 Sections: ``name``, ``data``, ``trainer`` (fixed fields), ``search`` (sampled fields), ``enqueue``
-(configurations tried first), ``objective``, ``study``, ``resources``.
+(configurations tried first), ``objective``, ``study``, ``resources``, ``confirm``.
 """
 
 from collections.abc import Sequence

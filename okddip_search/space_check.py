@@ -5,17 +5,33 @@ from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, TypeVar
 
+from okddip_search.contenders import rival_config, rival_spec
 from okddip_search.dimensions import Dimension, make_dimension
 from okddip_search.pruning import make_pruner
 from okddip_search.sampling import make_sampler
-from okddip_search.settings import ObjectiveSettings, ResourceSettings, StudySettings
+from okddip_search.settings import (
+    ConfirmSettings,
+    ObjectiveSettings,
+    ResourceSettings,
+    StudySettings,
+)
 from okddip_search.spec import SearchSpec
 from okddip_search.yaml_lines import Document
 from trainer.config import ConfigError, DataConfig, StrictModel, TrainConfig, nearest
 
 Model = TypeVar("Model", bound=StrictModel)
 
-SECTIONS = ("name", "data", "trainer", "search", "enqueue", "objective", "study", "resources")
+SECTIONS = (
+    "name",
+    "data",
+    "trainer",
+    "search",
+    "enqueue",
+    "objective",
+    "study",
+    "resources",
+    "confirm",
+)
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 # Not hyperparameters: every trial must see the same images, on the machine as it is.
@@ -48,8 +64,9 @@ def check_space(document: Document) -> SearchSpec:
     objective = _settings(document, "objective", ObjectiveSettings) or ObjectiveSettings()
     study = _settings(document, "study", StudySettings) or StudySettings()
     resources = _settings(document, "resources", ResourceSettings) or ResourceSettings()
+    confirm = _confirm(document)
     document.check()
-    spec = SearchSpec(name, data, trainer, search, enqueue, objective, study, resources)
+    spec = SearchSpec(name, data, trainer, search, enqueue, objective, study, resources, confirm)
     _check_whole(document, spec)
     document.check()
     return spec
@@ -93,6 +110,13 @@ def _settings(document: Document, section: str, model: type[Model]) -> Model | N
         for path, text in error.problems:
             document.complain((section, *path), text)
         return None
+
+
+def _confirm(document: Document) -> ConfirmSettings | None:
+    """Read ``confirm:``; a space without it, or with ``confirm: false``, confirms nothing."""
+    if document.values.get("confirm", False) is False:
+        return None
+    return _settings(document, "confirm", ConfirmSettings)
 
 
 def _fixed(document: Document) -> dict[str, Any]:
@@ -262,3 +286,20 @@ def _check_whole(document: Document, spec: SearchSpec) -> None:
             section = "data" if path[0] == "data" else "search" if path[0] in spec.search else ""
             place = path if section == "data" else (section or "trainer", *path)
             document.complain(place, text)
+        return
+    _check_rivals(document, spec)
+
+
+def _check_rivals(document: Document, spec: SearchSpec) -> None:
+    """Build every rival of the confirmation, so that a night's search does not end with a no."""
+    if spec.confirm is None:
+        return
+    for index, method in enumerate(spec.confirm.methods):
+        try:
+            rival_config(method, spec.example().to_dict())
+            if spec.confirm.rivals == "tuned":
+                rival_spec(spec, method).example()
+        except ConfigError as error:
+            for path, text in error.problems:
+                place = ("confirm", "methods", index)
+                document.complain(place, f"{method} cannot be trained: {'.'.join(path)}: {text}")

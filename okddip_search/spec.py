@@ -9,7 +9,12 @@ from optuna.trial import BaseTrial, FixedTrial
 
 from okddip_search.dimensions import Dimension
 from okddip_search.seeds import trial_seed
-from okddip_search.settings import ObjectiveSettings, ResourceSettings, StudySettings
+from okddip_search.settings import (
+    ConfirmSettings,
+    ObjectiveSettings,
+    ResourceSettings,
+    StudySettings,
+)
 from okddip_search.yaml_lines import dump_yaml
 from trainer.config import DataConfig, TrainConfig
 
@@ -29,6 +34,7 @@ class SearchSpec:
         objective: What is maximised.
         study: Budget, sampler, pruner, seed.
         resources: What each trial occupies.
+        confirm: What is confirmed when the search is over; None: nothing.
     """
 
     name: str
@@ -39,6 +45,7 @@ class SearchSpec:
     objective: ObjectiveSettings
     study: StudySettings
     resources: ResourceSettings
+    confirm: ConfirmSettings | None = None
 
     def suggest(self, trial: BaseTrial) -> TrainConfig:
         """Sample the fields that apply, and fill in the fixed ones and the trial's seed.
@@ -106,5 +113,6 @@ class SearchSpec:
                 "objective": self.objective.model_dump(mode="json"),
                 "study": self.study.to_plain(),
                 "resources": self.resources.model_dump(mode="json"),
+                "confirm": self.confirm.model_dump(mode="json") if self.confirm else False,
             }
         )

@@ -5,11 +5,13 @@ epoch's value is on disk before the search goes on.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import optuna
+from optuna.pruners import BasePruner, NopPruner
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
@@ -23,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 JOURNAL = "study.journal"
 FINGERPRINT = "okddip:data_fingerprint"
+REASON = "okddip:reason"
+"""User attribute of a failed trial: why."""
 PAPER_KEY = "okddip:enqueued"
 """User attribute of a trial that the space file asked for; the paper's own setting comes first."""
 
@@ -53,15 +57,47 @@ def open_study(directory: Path, spec: SearchSpec) -> optuna.Study:
     Raises:
         UserError: The journal is damaged before its last line.
     """
+    study = _open_journal(directory, spec.name, make_pruner(spec))
+    for params in spec.enqueue:
+        study.enqueue_trial(dict(params), user_attrs={PAPER_KEY: True}, skip_if_exists=True)
+    return study
+
+
+def open_fixed_study(directory: Path, name: str, runs: Iterable[Mapping[str, Any]]) -> optuna.Study:
+    """Open a study whose runs are all known beforehand, and enqueue those that it lacks.
+
+    Args:
+        directory: Of the study; call it under ``sole_driver``.
+        name: Of the study.
+        runs: User attributes that tell each run from the others.
+
+    Raises:
+        UserError: The journal is damaged before its last line.
+    """
+    study = _open_journal(directory, name, NopPruner())
+    for attributes in runs:
+        if run_with(study, attributes) is None:
+            study.enqueue_trial({}, user_attrs=dict(attributes))
+    return study
+
+
+def run_with(study: optuna.Study, attributes: Mapping[str, Any]) -> FrozenTrial | None:
+    """Return the run that has these user attributes."""
+    trials = study.get_trials(deepcopy=False)
+    return next((t for t in trials if attributes.items() <= t.user_attrs.items()), None)
+
+
+def _open_journal(directory: Path, name: str, pruner: BasePruner) -> optuna.Study:
+    directory.mkdir(parents=True, exist_ok=True)
     path = directory / JOURNAL
     (directory / f"{JOURNAL}.lock").unlink(missing_ok=True)
     cut_torn_line(path)
     try:
-        study = optuna.create_study(
+        return optuna.create_study(
             storage=JournalStorage(JournalFileBackend(str(path))),
-            study_name=spec.name,
+            study_name=name,
             direction="maximize",
-            pruner=make_pruner(spec),
+            pruner=pruner,
             load_if_exists=True,
         )
     except (ValueError, KeyError) as error:  # what Optuna raises where a line is no record
@@ -69,9 +105,6 @@ def open_study(directory: Path, spec: SearchSpec) -> optuna.Study:
             f"{path} is damaged: {error}",
             "Restore it from a copy, or start again under another --name.",
         ) from None
-    for params in spec.enqueue:
-        study.enqueue_trial(dict(params), user_attrs={PAPER_KEY: True}, skip_if_exists=True)
-    return study
 
 
 def require_same_images(study: optuna.Study, fingerprint: str) -> None:

@@ -1,4 +1,4 @@
-"""What Ray runs in a worker: one training run, an epoch a step. The trainer runs only here."""
+"""What Ray runs in a worker: training runs, an epoch a step, and looks at finished leaders."""
 
 import logging
 import traceback
@@ -18,17 +18,21 @@ class OKDDipTrial(Trainable):  # type: ignore[misc]
     reported as a ``failure`` and not raised: Tune then restarts a trial only when its process died.
     """
 
-    def setup(self, config: dict[str, Any], arrays: dict[str, Any], trials_dir: str) -> None:
+    def setup(
+        self, config: dict[str, Any], arrays: dict[str, Any], trials_dir: str, teachers_dir: str
+    ) -> None:
         """Keep what the trial needs.
 
         Args:
             config: ``number`` of the trial and ``trainer``, its ``TrainConfig`` as a dict.
             arrays: ``DevelopmentData.to_arrays()``, shared by the node's workers, not copied.
             trials_dir: Each trial has a directory in it, named by its number.
+            teachers_dir: Where the teachers of ``kd`` are kept, shared by all phases of a search.
         """
         self._assignment = config
         self._arrays = arrays
         self._trials_dir = Path(trials_dir)
+        self._teachers_dir = Path(teachers_dir)
         self._data: Any = None
         self._run: Any = None
 
@@ -78,9 +82,7 @@ class OKDDipTrial(Trainable):  # type: ignore[misc]
         if self._data is None:
             self._data = DevelopmentData.from_arrays(self._arrays)
         config = TrainConfig(**self._assignment["trainer"])
-        return TrainingRun(
-            config, self._data, self._directory, teachers_dir=self._trials_dir.parent / "teachers"
-        )
+        return TrainingRun(config, self._data, self._directory, teachers_dir=self._teachers_dir)
 
     def _result(self, reports: list[Any]) -> dict[str, Any]:
         return {
@@ -98,6 +100,45 @@ class OKDDipTrial(Trainable):  # type: ignore[misc]
         self._run = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def open_test_for(
+    leader_dirs: list[str],
+    data: dict[str, Any],
+    log: str,
+    reason: str,
+    device: str,
+    unfinished: Any,
+) -> None:
+    """Measure leaders on the sealed test set; ``trainer.sealed_test.open_test`` in a worker.
+
+    The results stand in the log. ``unfinished`` is an opening to be completed, or None.
+    """
+    from trainer.config import DataConfig
+    from trainer.sealed_test import open_test
+
+    open_test(
+        [Path(folder) for folder in leader_dirs],
+        DataConfig(**data),
+        log=Path(log),
+        reason=reason,
+        device=device,
+        cache_dir=Path(log).parent,
+        resume=unfinished,
+    )
+
+
+def measure_leaders(leader_dirs: list[str]) -> list[dict[str, Any]]:
+    """Measure what leaders cost in use, on a CPU core of a worker.
+
+    Returns:
+        ``parameters``, ``macs`` and ``latency_ms`` (one image on one core) of each.
+    """
+    from dataclasses import asdict
+
+    from trainer.leader import load_leader, measure_cost
+
+    return [asdict(measure_cost(load_leader(Path(folder)))) for folder in leader_dirs]
 
 
 def _is_of_the_machine(error: Exception) -> bool:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 from optuna.trial import TrialState
 
+from okddip_search.agenda import SearchAgenda
 from okddip_search.bridge import MAX_CONSECUTIVE_FAILURES, StudyBridge, StudySearcher, reduced
 from okddip_search.errors import UserError
 from okddip_search.settings import ObjectiveSettings
@@ -47,7 +48,9 @@ def make(tmp_path):
     def make(slots=1, sets=()):
         spec = load_space(tmp_path / "space.yaml", sets)
         witness = Witness()
-        return StudyBridge(open_study(tmp_path, spec), spec, slots, [witness]), witness
+        return StudyBridge(
+            open_study(tmp_path, spec), SearchAgenda(spec), slots, [witness]
+        ), witness
 
     return make
 

@@ -134,6 +134,7 @@ def test_resolved_space_reads_back_equal(tmp_path: Path) -> None:
         "study:\n  timeout: 1h30m5.5s\n  seed: 7\n"
         "  pruner: {type: patient, patience: 2, wrapped: {type: percentile, percentile: 25}}\n"
         "resources: {gpus_per_trial: 0.25}\n"
+        "confirm: {top: 2, methods: [single, dml], single: seconds}\n"
     )
     spec = load_space(write(tmp_path, text))
     assert load_space(write(tmp_path, spec.to_yaml())) == spec
@@ -231,3 +232,14 @@ def test_reading_a_space_needs_no_torch_ray_or_mlflow() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"),
+    [("", None), ("confirm: false\n", None), ("confirm:\n", 5), ("confirm: {seeds: 9}\n", 9)],
+)
+def test_a_space_confirms_only_what_it_asks_for(tmp_path, text, seeds):
+    path = tmp_path / "t.yaml"
+    path.write_text(BASE + text)
+    confirm = load_space(path).confirm
+    assert (confirm and confirm.seeds) == seeds

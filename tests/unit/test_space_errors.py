@@ -195,6 +195,16 @@ WRONG = [
     ("gpus", BASE + "resources: {gpus_per_trial: 1.5}\n", 10, ["1.5", "fraction of one GPU"]),
     ("cpus", BASE + "resources: {cpus_per_trial: 0}\n", 10, ["cpus_per_trial", "[1, inf)"]),
     ("concurrent", BASE + "resources: {max_concurent: 2}\n", 10, ["'max_concurrent'"]),
+    # confirm
+    ("confirm's field", BASE + "confirm: {seed: 3}\n", 10, ["confirm.seed", "'seeds'"]),
+    ("confirm's range", BASE + "confirm:\n  seeds: 1\n", 11, ["1 is not", "[2, 1000]"]),
+    ("confirm's kind", BASE + "confirm: 5\n", 10, ["5 is not a mapping"]),
+    ("rivals", BASE + "confirm: {rivals: tunded}\n", 10, ["'tunded'", "searched, tuned"]),
+    ("rival", BASE + "confirm: {methods: [dlm]}\n", 10, ["'dlm'", "'dml'"]),
+    ("rival twice", BASE + "confirm: {methods: [dml, dml]}\n", 10, ["named twice"]),
+    ("rivals as text", BASE + "confirm: {methods: dml}\n", 10, ["not a list of methods"]),
+    ("rival without teacher", BASE + "confirm: {methods: [kd]}\n", 10, ["trainer.teacher"]),
+    ("single", BASE + "confirm: {single: minutes}\n", 10, ["'minutes'", "epochs, seconds"]),
 ]  # fmt: skip
 
 

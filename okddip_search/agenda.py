@@ -1,0 +1,132 @@
+"""What a bridge runs: the trials of a search, or runs that are all known beforehand.
+
+The bridge asks its agenda what comes next and what a run is worth; everything else (slots,
+recording, restarts, failures) is the same for a search and for its confirmation.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.study import Study
+from optuna.trial import BaseTrial, TrialState
+
+from okddip_search.sampling import make_sampler
+from okddip_search.settings import ObjectiveSettings
+from okddip_search.spec import SearchSpec
+from trainer.config import TrainConfig
+
+
+class Agenda(Protocol):
+    """Says which trials a study is to have.
+
+    Attributes:
+        objective: What a trial is worth.
+        timeout_s: No trial starts so long after the bridge was made; None: no limit.
+        has_best: Whether the trials compete, so that one of them is the best.
+    """
+
+    @property
+    def objective(self) -> ObjectiveSettings:
+        """See above."""
+
+    @property
+    def timeout_s(self) -> float | None:
+        """See above."""
+
+    @property
+    def has_best(self) -> bool:
+        """See above."""
+
+    def sampler(self, number: int) -> BaseSampler:
+        """Return what suggests the parameters of a trial."""
+
+    def config(self, trial: BaseTrial) -> TrainConfig:
+        """Return what the trial's worker trains."""
+
+    def params(self, trial: BaseTrial) -> Mapping[str, Any]:
+        """Return what tells the trial from the others, for tables and charts."""
+
+    def is_spent(self, study: Study, pending: int) -> bool:
+        """Say whether no further trial is to start, with so many running or left running."""
+
+
+@dataclass(frozen=True)
+class SearchAgenda:
+    """The trials of a search: sampled until the budget of complete and pruned ones is spent."""
+
+    spec: SearchSpec
+    has_best: bool = True
+
+    @property
+    def objective(self) -> ObjectiveSettings:
+        """The space's."""
+        return self.spec.objective
+
+    @property
+    def timeout_s(self) -> float | None:
+        """The space's."""
+        return self.spec.study.timeout
+
+    def sampler(self, number: int) -> BaseSampler:
+        """Return a sampler of its own for every trial, seeded by its number.
+
+        A resumed search then suggests what the unbroken one would have.
+        """
+        return make_sampler(self.spec, number)
+
+    def config(self, trial: BaseTrial) -> TrainConfig:
+        """Sample a configuration."""
+        return self.spec.suggest(trial)
+
+    def params(self, trial: BaseTrial) -> Mapping[str, Any]:
+        """Return the sampled parameters."""
+        return trial.params
+
+    def is_spent(self, study: Study, pending: int) -> bool:
+        """Count complete and pruned trials; failed ones are free."""
+        ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        return len(ended) + pending >= self.spec.study.trials
+
+
+CONTENDER, SEED = "contender", "seed"
+
+
+@dataclass(frozen=True)
+class FixedAgenda:
+    """Runs that were all enqueued beforehand, each a contender trained with a seed.
+
+    Attributes:
+        configs: By the contender's label; fields of ``TrainConfig``.
+        objective: What a run is worth.
+        common: Fields of every run: the images, and what the machine decides (device, threads).
+    """
+
+    configs: Mapping[str, Mapping[str, Any]]
+    objective: ObjectiveSettings
+    common: Mapping[str, Any]
+    timeout_s: float | None = None
+    has_best: bool = False
+
+    def sampler(self, number: int) -> BaseSampler:
+        """Return a sampler that has nothing to sample."""
+        return RandomSampler(seed=number)
+
+    def config(self, trial: BaseTrial) -> TrainConfig:
+        """Return the contender's configuration with the run's seed."""
+        values = self.configs[trial.user_attrs[CONTENDER]]
+        return TrainConfig(**{**values, **self.common, "seed": trial.user_attrs[SEED]})
+
+    def params(self, trial: BaseTrial) -> Mapping[str, Any]:
+        """Return contender, seed and method."""
+        label = trial.user_attrs[CONTENDER]
+        return {
+            CONTENDER: label,
+            SEED: trial.user_attrs[SEED],
+            "method": self.configs[label].get("method", "okddip"),
+        }
+
+    def is_spent(self, study: Study, pending: int) -> bool:
+        """Say whether every run has been started; a failed one is a finding, not run again."""
+        return not study.get_trials(deepcopy=False, states=(TrialState.WAITING,))

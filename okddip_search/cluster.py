@@ -1,0 +1,77 @@
+"""Ray, private on this machine or a cluster that is there already: up, shared out, down."""
+
+import os
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from okddip_search.errors import UserError
+from okddip_search.resources import Allotment, Node, allot, count_cpus, count_gpus
+from okddip_search.settings import ResourceSettings
+
+
+@contextmanager
+def ray_cluster(
+    settings: ResourceSettings, gpus: int | None, address: str | None
+) -> Iterator[Allotment]:
+    """Start a private Ray on this machine, or join the one at ``--address``.
+
+    Args:
+        settings: What a trial occupies.
+        gpus: GPUs to use; None: all.
+        address: Of a running cluster; None: this machine.
+
+    Raises:
+        UserError: More is asked for than there is, or no cluster answers.
+    """
+    if address:
+        try:
+            ray.init(address=address, log_to_driver=False)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UserError(f"--address {address}: {error}") from None
+        nodes = [
+            Node(int(node["Resources"].get("CPU", 0)), int(node["Resources"].get("GPU", 0)))
+            for node in ray.nodes()
+            if node["Alive"]
+        ]
+        try:
+            yield allot(settings, nodes, asked_gpus=gpus)
+        finally:
+            ray.shutdown()
+        return
+    allotment = allot(settings, [Node(count_cpus(), count_gpus())], asked_gpus=gpus)
+    # Ray's sockets live there, and their paths may have 107 bytes at most.
+    place = "/tmp" if len(tempfile.gettempdir()) > 20 and os.path.isdir("/tmp") else None
+    with tempfile.TemporaryDirectory(
+        prefix="okddip-", dir=place, ignore_cleanup_errors=True
+    ) as short:
+        with _sigterm_blocked():
+            ray.init(
+                address="local",
+                num_cpus=allotment.cpus,
+                num_gpus=allotment.gpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                _temp_dir=short,
+            )
+        try:
+            yield allotment
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _sigterm_blocked() -> Iterator[None]:
+    """Keep SIGTERM from the processes started meanwhile; they inherit the mask.
+
+    Batch systems and service managers signal a whole process group. Ray's daemons would die before
+    the driver has stopped its trials; Ray itself blocks only SIGINT for them.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})

@@ -1,0 +1,276 @@
+"""What a confirmation found out, as one plain document: ``confirm/confirm.json``.
+
+Built anew from the plan, the study, the runs' own files and the log of test openings; the console,
+the report and MLflow all speak from this document.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from okddip_search.agenda import CONTENDER, SEED
+from okddip_search.comparison import Scores, compare, noise_floor, pick_winner, summary, verdict
+from okddip_search.contenders import PAPER, Contender, Plan
+from okddip_search.export import CONFIRM, LEADER, RESULT, TRIALS
+from okddip_search.resources import Allotment
+from okddip_search.settings import ObjectiveSettings
+from okddip_search.study import REASON, best_trial
+
+FORMAT = 1
+FINDINGS = "confirm.json"
+OPENINGS = "test_openings.jsonl"
+
+_STATES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+    TrialState.PRUNED: "failed",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One contender with one seed.
+
+    Attributes:
+        seed: Of the run.
+        number: Of its trial in the confirmation's study.
+        state: ``complete``, ``failed``, ``running`` or ``waiting``.
+        validation: What it is worth (the objective), a share; None unless complete.
+        test: Its leader's test accuracy, a share; None where the test set was not opened for it.
+        seconds: Of training, as far as it got; None where nothing is known.
+        reason: Why it failed.
+    """
+
+    seed: int
+    number: int
+    state: str
+    validation: float | None
+    test: float | None
+    seconds: float | None
+    reason: str
+
+
+def leader_name(number: int) -> str:
+    """Return the folder of a run's leader, relative to the search directory."""
+    return f"{CONFIRM}/{TRIALS}/{number}/{LEADER}"
+
+
+def collect_runs(
+    plan: Plan, study: optuna.Study, home: Path, tests: Mapping[str, float]
+) -> dict[str, list[Run]]:
+    """Return every contender's runs in the order of the seeds.
+
+    Args:
+        plan: Who is confirmed.
+        study: Of the confirmation.
+        home: Its directory.
+        tests: Test accuracies by ``leader_name``.
+    """
+    trials = {(t.user_attrs[CONTENDER], t.user_attrs[SEED]): t for t in study.get_trials(False)}
+    return {
+        contender.label: [
+            _run(trials[contender.label, seed], home, tests)
+            for seed in plan.seeds
+            if (contender.label, seed) in trials
+        ]
+        for contender in plan.contenders
+    }
+
+
+def _run(trial: FrozenTrial, home: Path, tests: Mapping[str, float]) -> Run:
+    return Run(
+        seed=trial.user_attrs[SEED],
+        number=trial.number,
+        state=_STATES[trial.state],
+        validation=trial.value if trial.state is TrialState.COMPLETE else None,
+        test=tests.get(leader_name(trial.number)),
+        seconds=training_seconds(home / TRIALS / str(trial.number)),
+        reason=trial.user_attrs.get(REASON, ""),
+    )
+
+
+def training_seconds(run_dir: Path) -> float | None:
+    """Return how long a run has trained (evaluation included), or None where it saved nothing."""
+    for name in (RESULT, "state.json"):
+        try:
+            history = json.loads((run_dir / name).read_text(encoding="utf-8"))["history"]
+            return float(sum(report["seconds"] for report in history))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return None
+
+
+def scores(runs: Sequence[Run], of: str) -> dict[int, float]:
+    """Return seed → accuracy of the runs that have one; ``of``: ``validation`` or ``test``."""
+    values = {run.seed: getattr(run, of) for run in runs}
+    return {seed: value for seed, value in values.items() if value is not None}
+
+
+def choose_winner(plan: Plan, runs: Mapping[str, Sequence[Run]]) -> str | None:
+    """Return the label of the candidate with the best mean validation accuracy.
+
+    A candidate that failed with a seed where another did not is no winner: a mean over fewer seeds
+    leaves out its worst.
+    """
+    validation = {
+        c.label: scores(runs[c.label], "validation") for c in plan.contenders if c.may_win
+    }
+    most = max(map(len, validation.values()), default=0)
+    if most == 0:
+        return None
+    return pick_winner({label: s for label, s in validation.items() if len(s) == most})
+
+
+def rivals_of(winner: str, plan: Plan) -> list[str]:
+    """Return who the winner is compared with: rival methods, and the paper's setting if it lost."""
+    return [c.label for c in plan.contenders if c.label != winner and c.kind in ("paper", "rival")]
+
+
+def best_run(runs: Sequence[Run]) -> Run | None:
+    """Return the run whose leader is handed over: the best on the validation images."""
+    complete = [run for run in runs if run.validation is not None]
+    return max(complete, key=lambda run: run.validation or 0.0, default=None)
+
+
+def compose(
+    plan: Plan,
+    runs: Mapping[str, Sequence[Run]],
+    *,
+    objective: ObjectiveSettings,
+    allotment: Allotment,
+    search: optuna.Study,
+    search_dir: Path,
+    costs: Mapping[str, Mapping[str, Any]],
+    openings: Sequence[Mapping[str, str]],
+) -> dict[str, Any]:
+    """Return the findings so far; the caller adds command, times and what was retrained.
+
+    Args:
+        plan: Who is confirmed.
+        runs: ``collect_runs``.
+        objective: What ``validation`` means.
+        allotment: What a run occupies.
+        search: The search's study.
+        search_dir: Its directory.
+        costs: Label → leader's parameters, MACs and latency, as far as measured.
+        openings: Of the test set: time and command.
+    """
+    ended = all(run.state in ("complete", "failed") for some in runs.values() for run in some)
+    winner = choose_winner(plan, runs) if ended else None
+    return {
+        "format": FORMAT,
+        "objective": {**objective.model_dump(), "words": objective.words},
+        "seeds": list(plan.seeds),
+        "settings": plan.settings.model_dump(mode="json"),
+        "contenders": [
+            _contender(c, runs[c.label], allotment, costs.get(c.label, {})) for c in plan.contenders
+        ],
+        "winner": winner,
+        "search_best": _search_best(search, plan, runs),
+        "search_cost": _search_cost(search, search_dir, allotment),
+        "search_trials": plan.search_trials,
+        "openings": list(openings),
+        **_judgement(plan, runs, winner),
+    }
+
+
+def _contender(
+    contender: Contender, runs: Sequence[Run], allotment: Allotment, cost: Mapping[str, Any]
+) -> dict[str, Any]:
+    times = [run.seconds for run in runs if run.seconds is not None]
+    whole = [r.seconds for r in runs if r.seconds is not None and r.state == "complete"]
+    return {
+        "label": contender.label,
+        "kind": contender.kind,
+        "may_win": contender.may_win,
+        "method": contender.method,
+        "note": contender.note,
+        "search_trial": contender.search_trial,
+        "search_value": contender.search_value,
+        "config": dict(contender.config),
+        "runs": [asdict(run) for run in runs],
+        "validation": _summary(scores(runs, "validation")),
+        "test": _summary(scores(runs, "test")),
+        "cost": {
+            "training_s": sum(times),
+            "training_s_per_run": sum(whole) / len(whole) if whole else None,
+            "gpus": allotment.gpus_per_trial,
+            "cpus": allotment.cpus_per_trial,
+            "leader_parameters": cost.get("parameters"),
+            "leader_macs": cost.get("macs"),
+            "leader_latency_ms": cost.get("latency_ms"),
+        },
+    }
+
+
+def _summary(known: Scores) -> dict[str, Any] | None:
+    return asdict(summary(known)) if known else None
+
+
+def _search_best(
+    search: optuna.Study, plan: Plan, runs: Mapping[str, Sequence[Run]]
+) -> dict[str, Any]:
+    """Set the search's best value beside what the same setting is worth over fresh seeds."""
+    best = max(
+        (c for c in plan.contenders if c.search_value is not None),
+        key=lambda c: c.search_value or 0.0,
+    )
+    confirmed = _summary(scores(runs[best.label], "validation"))
+    newest = best_trial(search)
+    return {
+        "trial": best.search_trial,
+        "label": best.label,
+        "value": best.search_value,
+        "confirmed_mean": confirmed["mean"] if confirmed else None,
+        "is_still_best": newest is not None and newest.number == best.search_trial,
+    }
+
+
+def _search_cost(search: optuna.Study, search_dir: Path, allotment: Allotment) -> dict[str, Any]:
+    numbers = [trial.number for trial in search.get_trials(deepcopy=False)]
+    times = [training_seconds(search_dir / TRIALS / str(number)) for number in numbers]
+    return {
+        "training_s": sum(seconds for seconds in times if seconds is not None),
+        "trials": len(numbers),
+        "gpus": allotment.gpus_per_trial,
+        "cpus": allotment.cpus_per_trial,
+    }
+
+
+def _judgement(plan: Plan, runs: Mapping[str, Sequence[Run]], winner: str | None) -> dict[str, Any]:
+    """Compare on the test set, if it was opened; until then there is no verdict."""
+    nothing: dict[str, Any] = {
+        "noise_floor": None,
+        "comparisons": [],
+        "verdict": None,
+        "leader": None,
+    }
+    if winner is None:
+        return nothing
+    chosen = best_run(runs[winner])
+    leader = {key: getattr(chosen, key) for key in ("seed", "number", "validation", "test")}
+    tests = {label: scores(some, "test") for label, some in runs.items()}
+    if not tests[winner]:
+        return {**nothing, "leader": leader}
+    comparisons = compare(
+        winner, tests, rivals_of(winner, plan), sum(c.may_win for c in plan.contenders)
+    )
+    floor = noise_floor(winner, tests[winner], "test")
+    return {
+        "noise_floor": asdict(floor) if floor else None,
+        "comparisons": [{**asdict(c), "of": "test", "words": c.words} for c in comparisons],
+        "verdict": asdict(verdict(name_in_words(winner), comparisons)),
+        "leader": leader,
+    }
+
+
+def name_in_words(label: str) -> str:
+    """Return how a contender is called in a sentence."""
+    return f"the {label}" if label == PAPER else label

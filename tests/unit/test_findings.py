@@ -1,0 +1,180 @@
+"""What a confirmation concludes from its runs, on real studies with made-up results."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from optuna.trial import TrialState
+
+from okddip_search.agenda import CONTENDER, SEED
+from okddip_search.contenders import PAPER, Contender, Plan
+from okddip_search.findings import (
+    best_run,
+    choose_winner,
+    collect_runs,
+    compose,
+    leader_name,
+    rivals_of,
+)
+from okddip_search.resources import Allotment
+from okddip_search.result import print_findings
+from okddip_search.settings import ConfirmSettings, ObjectiveSettings
+from okddip_search.study import REASON, open_fixed_study
+
+SEEDS = (11, 22, 33, 44, 55)
+ALLOTMENT = Allotment(2, 0, 1.0, 0.0, 2)
+
+
+def contender(label, kind, trial=None, value=None, method="okddip", may_win=False):
+    config = {"method": method, "epochs": 3}
+    return Contender(label, kind, "a note", config, trial, value, may_win)
+
+
+PLAN = Plan(
+    ConfirmSettings(top=2, seeds=5, methods=["single"]),
+    (
+        contender("trial 4", "candidate", 4, 0.95, may_win=True),
+        contender("trial 2", "candidate", 2, 0.93, may_win=True),
+        contender(PAPER, "paper", 0, 0.90),
+        contender("single", "rival", method="single"),
+    ),
+    SEEDS,
+    6,
+)
+
+# label → validation accuracy by seed; None: the run failed
+VALIDATION = {
+    "trial 4": [0.90, 0.91, 0.92, 0.90, 0.91],
+    "trial 2": [0.93, 0.94, 0.92, 0.95, 0.93],
+    PAPER: [0.90, 0.90, 0.90, 0.90, 0.90],
+    "single": [0.99, 0.99, 0.99, 0.99, 0.99],
+}
+
+
+@pytest.fixture
+def conclude(tmp_path):
+    """Return the runs and the findings, given validation and test accuracies."""
+
+    def conclude(validation=VALIDATION, tests=None, plan=PLAN, ended=True):
+        wanted = [{CONTENDER: c.label, SEED: s} for s in plan.seeds for c in plan.contenders]
+        home = tmp_path / "confirm"
+        study = open_fixed_study(home, "confirm", wanted)
+        accuracies = {}
+        for _ in wanted if ended else wanted[:-1]:
+            trial = study.ask()
+            label, seed = trial.user_attrs[CONTENDER], trial.user_attrs[SEED]
+            index = plan.seeds.index(seed)
+            value = validation[label][index]
+            folder = home / "trials" / str(trial.number)
+            folder.mkdir(parents=True)
+            history = {"history": [{"seconds": 1.5}, {"seconds": 0.5}]}
+            (folder / "result.json").write_text(json.dumps(history))
+            if value is None:
+                trial.set_user_attr(REASON, "loss is nan")
+                study.tell(trial, state=TrialState.FAIL)
+                continue
+            study.tell(trial, value)
+            if tests and label in tests:
+                accuracies[leader_name(trial.number)] = tests[label][index]
+        runs = collect_runs(plan, study, home, accuracies)
+        search = open_fixed_study(tmp_path / "search", "s", [])
+        return runs, compose(
+            plan, runs, objective=ObjectiveSettings(), allotment=ALLOTMENT, search=search,
+            search_dir=tmp_path, costs={}, openings=[],
+        )  # fmt: skip
+
+    return conclude
+
+
+def test_the_winner_is_the_candidate_with_the_best_mean_validation_never_a_rival(conclude):
+    runs, found = conclude()
+    assert choose_winner(PLAN, runs) == found["winner"] == "trial 2"
+    assert rivals_of("trial 2", PLAN) == [PAPER, "single"]
+
+
+def test_the_papers_setting_wins_only_if_it_was_among_the_searchs_best(conclude):
+    _, found = conclude({**VALIDATION, PAPER: [0.97] * 5})
+    assert found["winner"] == "trial 2"
+
+
+def test_a_papers_setting_that_wins_is_no_rival_of_itself(conclude):
+    contenders = [replace(c, may_win=c.kind != "rival") for c in PLAN.contenders]
+    plan = replace(PLAN, contenders=tuple(contenders))
+    _, found = conclude({**VALIDATION, PAPER: [0.97] * 5}, plan=plan)
+    assert found["winner"] == PAPER
+    assert rivals_of(PAPER, plan) == ["single"]
+
+
+def test_a_candidate_that_failed_with_a_seed_does_not_win_by_leaving_it_out(conclude):
+    runs, found = conclude({**VALIDATION, "trial 2": [0.99, None, 0.99, 0.99, 0.99]})
+    assert found["winner"] == "trial 4"
+    failed = next(r for r in runs["trial 2"] if r.state == "failed")
+    assert (failed.seed, failed.validation, failed.reason) == (22, None, "loss is nan")
+
+
+def test_there_is_no_winner_before_the_last_run_has_ended(conclude):
+    _, found = conclude(ended=False)
+    assert found["winner"] is None and found["verdict"] is None
+
+
+def test_there_is_no_verdict_before_the_test_set_is_opened(conclude):
+    _, found = conclude()
+    assert found["verdict"] is None and found["comparisons"] == []
+    assert found["leader"]["seed"] == 44
+    assert all(c["test"] is None for c in found["contenders"])
+
+
+TESTS = {
+    "trial 2": [0.91, 0.92, 0.90, 0.93, 0.91],
+    PAPER: [0.90, 0.93, 0.89, 0.94, 0.90],
+    "single": [0.85, 0.86, 0.841, 0.87, 0.85],
+}
+
+
+def test_every_rival_has_its_verdict_on_the_test_set(conclude):
+    _, found = conclude(tests=TESTS)
+    compared = {c["rival"]: c for c in found["comparisons"]}
+    assert compared[PAPER]["verdict"] == "within noise"
+    assert compared["single"]["verdict"] == "better"
+    assert compared["single"]["difference"] == pytest.approx(0.0598)
+    assert (found["verdict"]["status"], found["verdict"]["allows_champion"]) == ("partly", False)
+    assert found["noise_floor"]["contender"] == "trial 2"
+    assert found["noise_floor"]["of"] == "test"
+
+
+def test_the_searchs_best_value_stands_beside_the_mean_over_fresh_seeds(conclude):
+    _, found = conclude()
+    best = found["search_best"]
+    assert (best["label"], best["value"]) == ("trial 4", 0.95)
+    assert best["confirmed_mean"] == pytest.approx(0.908)
+
+
+def test_the_leader_that_is_handed_over_is_the_best_on_validation_images(conclude):
+    runs, _ = conclude()
+    assert best_run(runs["trial 2"]).validation == 0.95
+    assert best_run([]) is None
+
+
+def test_the_cost_of_training_counts_failed_runs_the_mean_whole_ones(conclude):
+    _, found = conclude({**VALIDATION, "single": [0.9, None, 0.9, 0.9, 0.9]})
+    cost = found["contenders"][-1]["cost"]
+    assert (cost["training_s"], cost["training_s_per_run"]) == (10.0, 2.0)
+
+
+def test_the_findings_are_plain_json(conclude):
+    _, found = conclude(tests=TESTS)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+@pytest.mark.parametrize("tests", [None, TESTS])
+def test_what_is_printed_ends_with_the_verdict_if_there_is_one(conclude, tests, tmp_path):
+    from rich.console import Console
+
+    _, found = conclude(tests=tests)
+    found["retrained"] = None
+    console = Console(record=True, width=160, file=open(tmp_path / "out", "w"))
+    print_findings(console, found, tmp_path)
+    text = console.export_text()
+    assert "trial 4: 95.00 %" in text
+    last = text.strip().splitlines()[-1]
+    assert last.startswith("Verdict: ") == (tests is not None)
