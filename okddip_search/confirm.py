@@ -22,6 +22,7 @@ from okddip_search.contenders import (
     LONGER_SINGLE,
     Contender,
     Plan,
+    agreed_settings,
     best_config,
     longer_single,
     make_plan,
@@ -50,6 +51,7 @@ from okddip_search.sealed import (
 )
 from okddip_search.session import Request, Session, open_session
 from okddip_search.settings import ConfirmSettings
+from okddip_search.spec import SearchSpec
 from okddip_search.study import (
     open_fixed_study,
     open_study,
@@ -59,7 +61,6 @@ from okddip_search.study import (
 )
 from okddip_search.tracking import masked
 from okddip_search.trial import measure_leaders
-from trainer.config import ConfigError
 from trainer.files import write_json
 
 ENDED = (TrialState.COMPLETE, TrialState.FAIL)
@@ -89,8 +90,18 @@ def run_confirm(request: Request, wishes: Wishes) -> int:
     Raises:
         UserError: There is nothing to confirm, or it cannot be carried out as asked.
     """
+    _require_possible(request.spec, request.directory, wishes)
     with open_session(request, _command(request)) as session:
         return confirm(session, wishes)
+
+
+def _require_possible(spec: SearchSpec, directory: Path, wishes: Wishes) -> None:
+    """Refuse in a second what would be refused after hours of training."""
+    require_test_set(spec.data)
+    known = Plan.load(directory / CONFIRM)
+    settings = agreed_settings(spec, known, wishes.changes)
+    if known is not None and settings.seeds > len(known.seeds):
+        reopen_refused(directory / OPENINGS, wishes.open_test_again)
 
 
 def confirm(session: Session, wishes: Wishes) -> int:
@@ -118,7 +129,7 @@ class _Confirmation:
     def run(self) -> int:
         session = self.session
         require_same_images(self.search, session.data.fingerprint)
-        require_test_set(session.spec.data)
+        _require_possible(session.spec, session.directory, self.wishes)
         plan = self._plan()
         if plan is not None:
             session.tracker.search_started(*session.provenance())
@@ -135,11 +146,10 @@ class _Confirmation:
     def _plan(self) -> Plan | None:
         """Return the plan, made now or found; None where the user stopped a rival's search."""
         known = Plan.load(self.home)
-        settings = self._settings(known)
+        settings = agreed_settings(self.session.spec, known, self.wishes.changes)
         if known is not None:
             if len(known.seeds) == settings.seeds:
                 return known
-            reopen_refused(self.log, self.wishes.open_test_again)
             if opened_so_far(self.log):
                 self.session.say(
                     "Seeds that are added after a look make a lucky verdict more likely: the "
@@ -153,23 +163,6 @@ class _Confirmation:
             plan = make_plan(self.session.spec, self.search, settings, tuned)
         plan.save(self.home)
         return plan
-
-    def _settings(self, known: Plan | None) -> ConfirmSettings:
-        usual = known.settings if known else self.session.spec.confirm or ConfirmSettings()
-        try:
-            asked = ConfirmSettings(**{**usual.model_dump(), **self.wishes.changes})
-        except ConfigError as error:
-            raise UserError(f"confirm: {error}") from None
-        if known is not None:
-            kept = {name for name in ConfirmSettings.model_fields if name != "seeds"}
-            changed = sorted(n for n in kept if getattr(asked, n) != getattr(usual, n))
-            if changed or asked.seeds < usual.seeds:
-                what = ", ".join(changed) or f"seeds (from {usual.seeds} to {asked.seeds})"
-                raise UserError(
-                    f"the confirmation in {self.home} has begun with other settings: {what}",
-                    "More seeds can be added; who takes part was fixed before the first run.",
-                )
-        return asked
 
     def _tune_rivals(self, settings: ConfirmSettings) -> dict[str, dict[str, Any]] | None:
         """Give every rival a search of its own; None where the user stopped it."""

@@ -123,6 +123,31 @@ def first_seeds(study_seed: int, count: int) -> tuple[int, ...]:
     return tuple(confirm_seed(study_seed, index) for index in range(count))
 
 
+def agreed_settings(
+    spec: SearchSpec, known: Plan | None, changes: Mapping[str, Any]
+) -> ConfirmSettings:
+    """Return the settings of a confirmation: the plan's or the space's, with the user's changes.
+
+    Raises:
+        UserError: A change is no valid setting, or comes too late.
+    """
+    usual = known.settings if known else spec.confirm or ConfirmSettings()
+    try:
+        asked = ConfirmSettings(**{**usual.model_dump(), **changes})
+    except ConfigError as error:
+        raise UserError(f"confirm: {error}") from None
+    if known is not None:
+        kept = {name for name in ConfirmSettings.model_fields if name != "seeds"}
+        changed = sorted(n for n in kept if getattr(asked, n) != getattr(usual, n))
+        if changed or asked.seeds < usual.seeds:
+            what = ", ".join(changed) or f"seeds (from {usual.seeds} to {asked.seeds})"
+            raise UserError(
+                f"the confirmation has begun with other settings: {what}",
+                "More seeds can be added; who takes part was fixed before the first run.",
+            )
+    return asked
+
+
 def make_plan(
     spec: SearchSpec,
     study: optuna.Study,
