@@ -53,17 +53,18 @@ def collect(sources: Sources) -> dict[str, Any]:
     """Return the report's data, ready for JSON."""
     trials = [_trial(sources, trial) for trial in sources.trials if trial.state in _STATES]
     search = _search(sources, trials)
+    best = _best(sources, trials)
     data = {
         "format": FORMAT,
         "written": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "search": search,
         "verdict": _verdict(sources, trials),
-        "best": _best(sources, trials),
+        "best": best,
         "commands": _commands(sources, trials),
         "trials": trials,
         "curves": {str(n): _curves(run["history"]) for n, run in sources.runs.items()},
         "importances": _importances(sources),
-        "attention": _attention(sources, trials),
+        "attention": _attention(sources, trials, best["trial"] if best else None),
         "confirm": sources.confirm,
         "winners_curse": winners_curse(sources.confirm),
         "noise_floor": noise_floor(sources.confirm),
@@ -323,9 +324,11 @@ def _quiet_optuna() -> Iterator[None]:
         optuna.logging.set_verbosity(verbosity)
 
 
-def _attention(sources: Sources, trials: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _attention(
+    sources: Sources, trials: Sequence[Mapping[str, Any]], best: int | None
+) -> dict[str, Any]:
     """Return the attention matrices of the best trial that has some, at evenly spaced epochs."""
-    ranked = sorted(trials, key=lambda t: (t["value"] is not None, t["value"] or 0.0), reverse=True)
+    ranked = sorted(trials, key=lambda t: (t["number"] == best, t["value"] or -1.0), reverse=True)
     for trial in ranked:
         history = sources.runs.get(trial["number"], {}).get("history", [])
         seen = [report for report in history if report.get("attention")]

@@ -187,7 +187,7 @@ def make_confirm(directory: Path) -> dict:
         ],
         "winner": "trial 1",
         "search_best": {"trial": 1, "value": 0.93, "confirmed_mean": 0.91},
-        "noise_floor": {"contender": "trial 1", "sd": 0.005, "low": 0.89, "high": 0.91, "n": 5,
+        "noise_floor": {"contender": "trial 1", "sd": 0.005, "low": 0.003, "high": 0.014, "n": 5,
                         "of": "test"},
         "comparisons": [
             comparison("paper's setting", 0.006, 0.01, "within noise",

@@ -236,6 +236,7 @@ class TestHonesty:
         text = page_of(confirmed_dir).text.replace("\xa0", " ")
         assert "93.00 % one run" in text and "91.00 % mean" in text and "−2.00 points" in text
         assert "0.50 points" in text  # the noise floor
+        assert "0.30 to 1.40 points" in text
         assert "Openings of the test set: 1" in text and "2030-01-01 10:59:00" in text
 
     def test_cost_and_failures_of_the_confirmation_are_shown(self, confirmed_dir):
