@@ -6,21 +6,18 @@ validation images. Then the sealed test set is opened, once, for the winner and 
 """
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import optuna
 from optuna.trial import TrialState
 
 from okddip_search.agenda import CONTENDER, SEED, FixedAgenda, SearchAgenda
 from okddip_search.console import SearchConsole, percent
 from okddip_search.contenders import (
     LONGER_SINGLE,
-    Contender,
     Plan,
     agreed_settings,
     best_config,
@@ -29,7 +26,7 @@ from okddip_search.contenders import (
     rival_spec,
 )
 from okddip_search.errors import UserError
-from okddip_search.export import BEST, CONFIRM, FINAL, LEADER, TRIALS, hand_over
+from okddip_search.export import BEST, CONFIRM, LEADER, TRIALS, hand_over
 from okddip_search.findings import (
     FINDINGS,
     OPENINGS,
@@ -38,10 +35,10 @@ from okddip_search.findings import (
     collect_runs,
     compose,
     leader_name,
-    name_in_words,
     rivals_of,
 )
 from okddip_search.result import print_findings, spread
+from okddip_search.retrain import retrained
 from okddip_search.sealed import (
     known_tests,
     opened_so_far,
@@ -56,7 +53,6 @@ from okddip_search.study import (
     open_fixed_study,
     open_study,
     require_same_images,
-    run_with,
     trials_in,
 )
 from okddip_search.tracking import masked
@@ -91,8 +87,8 @@ def run_confirm(request: Request, wishes: Wishes) -> int:
         UserError: There is nothing to confirm, or it cannot be carried out as asked.
     """
     _require_possible(request.spec, request.directory, wishes)
-    with open_session(request, _command(request)) as session:
-        return confirm(session, wishes)
+    with open_session(request, masked(request.command)) as session:
+        return _Confirmation(session, wishes).run()
 
 
 def _require_possible(spec: SearchSpec, directory: Path, wishes: Wishes) -> None:
@@ -104,14 +100,10 @@ def _require_possible(spec: SearchSpec, directory: Path, wishes: Wishes) -> None
         reopen_refused(directory / OPENINGS, wishes.open_test_again)
 
 
-def confirm(session: Session, wishes: Wishes) -> int:
-    """Confirm the search of a session; the exit code is that of ``run_confirm``."""
-    session.switch.how_to_go_on = _command(session.request)
-    return _Confirmation(session, wishes).run()
-
-
-def _command(request: Request) -> str:
-    return f"okddip-search confirm {request.directory}"
+def confirm(session: Session) -> int:
+    """Confirm a search that has just ended; the exit code is that of ``run_confirm``."""
+    session.switch.how_to_go_on = f"okddip-search confirm {session.request.directory}"
+    return _Confirmation(session, Wishes()).run()
 
 
 class _Confirmation:
@@ -139,7 +131,7 @@ class _Confirmation:
             session.say(f"Stopped. Go on with:  {session.switch.how_to_go_on}")
             return 130
         self._conclude(plan)
-        return 0
+        return 130 if session.switch.is_thrown else 0
 
     # Who takes part
 
@@ -254,7 +246,12 @@ class _Confirmation:
         runs = self._runs(plan)
         found = self._compose(plan, runs)
         self._hand_over(found)
-        found["retrained"] = self._retrain(plan, found)
+        found["retrained"] = retrained(
+            session,
+            next(c for c in plan.contenders if c.label == winner),
+            found["leader"]["seed"],
+            wanted=self.wishes.retrain_on_all,
+        )
         self._write(found, "complete")
         print_findings(session.terminal, found, session.shown)
         self._tell_mlflow(found, session.write_report())
@@ -294,54 +291,6 @@ class _Confirmation:
         ]
         hand_over(self.home / TRIALS / str(leader["number"]), self.home, lines)
 
-    def _retrain(self, plan: Plan, found: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Train the winner on train + validation if asked for; one of another setting is void."""
-        final, seed, session = self.home / FINAL, found["leader"]["seed"], self.session
-        facts = {
-            "contender": found["winner"],
-            "seed": seed,
-            "images": len(session.data.train) + len(session.data.validation),
-            "path": f"{CONFIRM}/{FINAL}/{LEADER}",
-        }
-        if self.before.get("retrained") == facts and (final / BEST).exists():
-            return facts
-        shutil.rmtree(final, ignore_errors=True) if self.before.get("retrained") else None
-        if not self.wishes.retrain_on_all:
-            return None
-        contender = next(c for c in plan.contenders if c.label == found["winner"])
-        run = self._train_final(contender, seed, final)
-        if run is None:
-            return None
-        lines = [
-            f"Final leader of the search {session.spec.name}: {contender.label}, retrained on "
-            "train + validation.",
-            "No image was left to measure it on; what its setting is worth was confirmed before: "
-            f"{BEST} in the folder above.",
-        ]
-        hand_over(final / TRIALS / str(run.number), final, lines)
-        return facts
-
-    def _train_final(
-        self, contender: Contender, seed: int, final: Path
-    ) -> optuna.trial.FrozenTrial | None:
-        session = self.session
-        attributes = {CONTENDER: contender.label, SEED: seed}
-        study = open_fixed_study(final, "retrain", [attributes])
-        configs = {contender.label: contender.config}
-        agenda = FixedAgenda(configs, session.spec.objective, session.common)
-        session.say(
-            f"Retraining {name_in_words(contender.label)} on train + validation; accuracies shown "
-            "are of images that it is trained on"
-        )
-        screen = SearchConsole(session.terminal, "retrain", 1, int(contender.config["epochs"]), 0)
-        # Not told to MLflow: an accuracy on images trained on would stand beside honest ones.
-        session.run_study(study, agenda, final, screen, None, session.data.undivided())
-        run = run_with(study, attributes)
-        if run is None or run.state is not TrialState.COMPLETE:
-            session.say("the retraining did not end; go on with the same command")
-            return None
-        return run
-
     # What is told
 
     def _compose(self, plan: Plan, runs: Mapping[str, list[Run]]) -> dict[str, Any]:
@@ -362,7 +311,7 @@ class _Confirmation:
         found["command"] = masked(self.session.request.command)
         found["started"] = self.started
         found["ended"] = datetime.now(UTC).isoformat() if state == "complete" else None
-        found.setdefault("retrained", self.before.get("retrained"))
+        found.setdefault("retrained", None)
         write_json(self.home / FINDINGS, found)
 
     def _load_findings(self) -> dict[str, Any]:

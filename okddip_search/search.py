@@ -6,7 +6,7 @@ from optuna.trial import TrialState
 
 from okddip_search.agenda import SearchAgenda
 from okddip_search.bridge import StudyBridge, best_of
-from okddip_search.confirm import Wishes, confirm
+from okddip_search.confirm import confirm
 from okddip_search.console import SearchConsole
 from okddip_search.errors import UserError
 from okddip_search.events import TrialEnd
@@ -35,7 +35,7 @@ def run_search(request: Request, *, then_confirm: bool) -> int:
         then_confirm = then_confirm and session.spec.confirm is not None
         code = _search(session, then_confirm)
         if code == 0 and then_confirm:
-            code = confirm(session, Wishes())
+            code = confirm(session)
         return code
 
 

@@ -1,0 +1,91 @@
+"""``--retrain-on-all``: the confirmed setting once more, on training and validation images.
+
+No image is left to measure that leader on: it is worth what its setting was found to be worth.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import TrialState
+
+from okddip_search.agenda import CONTENDER, SEED, FixedAgenda
+from okddip_search.console import SearchConsole
+from okddip_search.contenders import Contender
+from okddip_search.export import BEST, CONFIRM, FINAL, LEADER, TRIALS, hand_over
+from okddip_search.findings import name_in_words
+from okddip_search.session import Session
+from okddip_search.study import open_fixed_study, run_with
+from trainer.files import write_json
+
+FACTS = "retrained.json"
+
+
+def retrained(
+    session: Session, winner: Contender, seed: int, *, wanted: bool
+) -> dict[str, Any] | None:
+    """Return what is known of the retrained leader; train it if it is wanted and not there.
+
+    A leader of another setting or seed, from before more seeds were added, is removed: ``export``
+    would hand it over.
+
+    Args:
+        session: Of the confirmation.
+        winner: The confirmed setting.
+        seed: Of the run whose leader would be handed over otherwise.
+        wanted: Whether to train.
+
+    Returns:
+        ``contender``, ``seed``, number of ``images`` and ``path`` of the leader; None without one.
+    """
+    final = session.directory / CONFIRM / FINAL
+    facts = {
+        "contender": winner.label,
+        "seed": seed,
+        "images": len(session.data.train) + len(session.data.validation),
+        "path": f"{CONFIRM}/{FINAL}/{LEADER}",
+    }
+    if _facts_of(final) != facts:
+        shutil.rmtree(final, ignore_errors=True)
+    elif (final / BEST).exists():
+        return facts
+    if not wanted:
+        return None
+    final.mkdir(parents=True, exist_ok=True)
+    write_json(final / FACTS, facts)
+    return facts if _train(session, winner, seed, final) else None
+
+
+def _facts_of(final: Path) -> Any:
+    try:
+        return json.loads((final / FACTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _train(session: Session, winner: Contender, seed: int, final: Path) -> bool:
+    """Train to the end and hand over; False where it was stopped or failed."""
+    attributes = {CONTENDER: winner.label, SEED: seed}
+    study = open_fixed_study(final, "retrain", [attributes])
+    agenda = FixedAgenda({winner.label: winner.config}, session.spec.objective, session.common)
+    session.say(
+        f"Retraining {name_in_words(winner.label)} on train + validation; accuracies shown are of "
+        "images that it is trained on"
+    )
+    epochs = int(winner.config["epochs"])
+    screen = SearchConsole(session.terminal, "retrain", 1, epochs, 0, noun="run")
+    # Not told to MLflow: an accuracy on images trained on would stand beside honest ones.
+    session.run_study(study, agenda, final, screen, None, session.data.undivided())
+    run = run_with(study, attributes)
+    if run is None or run.state is not TrialState.COMPLETE:
+        session.say("The retraining did not end.")
+        return False
+    lines = [
+        f"Final leader of the search {session.spec.name}: {winner.label}, retrained on train + "
+        "validation.",
+        "No image was left to measure it on; what its setting is worth was confirmed before: "
+        f"{BEST} in the folder above.",
+    ]
+    hand_over(final / TRIALS / str(run.number), final, lines)
+    return True
