@@ -22,7 +22,7 @@ from okddip_search.agenda import Agenda
 from okddip_search.events import Listener, TrialEnd
 from okddip_search.pruning import PRUNE_FROM, first_prunable_step
 from okddip_search.settings import ObjectiveSettings
-from okddip_search.study import REASON, best_trial, trials_in
+from okddip_search.study import DIED, REASON, best_trial, trials_in
 from okddip_search.trial import one_line
 from trainer.config import TrainConfig
 
@@ -177,7 +177,7 @@ class StudyBridge:
         """Close a trial whose workers died too often."""
         if number in self._open:
             deaths = self._open[number].deaths or ["its worker ended without a word"]
-            self.fail(number, f"its worker died {len(deaths)} times, last: {deaths[-1]}")
+            self.fail(number, f"{DIED} {len(deaths)} times, last: {deaths[-1]}")
 
     def _close(self, number: int, state: TrialState, reason: str = "") -> None:
         entry = self._open.pop(number)

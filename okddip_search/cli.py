@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from okddip_search.contenders import prepared_data
 from okddip_search.errors import UserError
 from okddip_search.export import FORMATS
 from okddip_search.export import export as run_export
@@ -107,13 +108,18 @@ def _resolve(
     asked = load_space(space, sets, name=name) if space else None
     directory = out or Path("runs") / (asked.name if asked else name or "digits")
     saved = directory / "spec.yaml"
-    if not saved.exists():
+    if not saved.exists() or not (directory / "study.journal").exists():
         raise UserError(
             f"{directory} holds no search to resume", "Leave --resume out to start one."
         )
     began = load_space(saved)
     spec = load_space(saved, sets, trials=trials, timeout=timeout)
     # What ranks the trials stays; budget, resources and the place of the data may change.
+    if prepared_data(spec) != prepared_data(began):
+        raise UserError(
+            f"the images are prepared in another way than when the search in {directory} began",
+            "Of data. only root, download and workers can be set now.",
+        )
     for section in ("trainer", "search", "objective"):
         if any(getattr(s, section) != getattr(began, section) for s in (spec, asked or spec)):
             raise UserError(
@@ -140,6 +146,7 @@ def _rooted(spec: SearchSpec) -> SearchSpec:
 @click.option("--single", metavar="WHAT", help="epochs, or seconds: also as long as a group.")
 @click.option("--open-test-again", is_flag=True, help="Look at the test set once more; counted.")
 @click.option("--retrain-on-all", is_flag=True, help="Train the leader on train + validation.")
+@click.option("--anew", is_flag=True, help="Set an earlier confirmation aside; choose again.")
 @click.option("--gpus", type=click.IntRange(0), help="GPUs to use; 0: CPU. [default: all visible]")
 @click.option("--tracking-uri", metavar="URI", help="MLflow server. [default: the search's]")
 @click.option("--address", metavar="ADDR", help="Running Ray cluster. [default: this machine]")
@@ -155,6 +162,7 @@ def confirm(
     single: str | None,
     open_test_again: bool,
     retrain_on_all: bool,
+    anew: bool,
     gpus: int | None,
     tracking_uri: str | None,
     address: str | None,
@@ -166,6 +174,12 @@ def confirm(
     Then the sealed test set is opened, once. The same command goes on after a stop. What is not
     given comes from the space's confirm: section.
     """
+    for text in sets:
+        if not text.startswith(("data.", "resources.")):
+            raise UserError(
+                f"--set {text}: a confirmation takes the search as it was run",
+                "Only data. (where the images lie) and resources. can be set; see --help.",
+            )
     spec, directory = _resolve(None, sets, None, None, None, directory, True)
     asked = {"seeds": seeds, "top": top, "rivals": rivals, "single": single}
     changes: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
@@ -183,7 +197,7 @@ def confirm(
         address=address,
         command=_command_line(),
     )
-    context.exit(run_confirm(request, Wishes(changes, open_test_again, retrain_on_all)))
+    context.exit(run_confirm(request, Wishes(changes, open_test_again, retrain_on_all, anew)))
 
 
 @cli.command()

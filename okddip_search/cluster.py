@@ -48,7 +48,7 @@ def ray_cluster(
     with tempfile.TemporaryDirectory(
         prefix="okddip-", dir=place, ignore_cleanup_errors=True
     ) as short:
-        with _sigterm_blocked():
+        with _signals_blocked():
             ray.init(
                 address="local",
                 num_cpus=allotment.cpus,
@@ -64,14 +64,15 @@ def ray_cluster(
 
 
 @contextmanager
-def _sigterm_blocked() -> Iterator[None]:
-    """Keep SIGTERM from the processes started meanwhile; they inherit the mask.
+def _signals_blocked() -> Iterator[None]:
+    """Keep SIGTERM and SIGHUP from the processes started meanwhile; they inherit the mask.
 
-    Batch systems and service managers signal a whole process group. Ray's daemons would die before
-    the driver has stopped its trials; Ray itself blocks only SIGINT for them.
+    Batch systems, service managers and closing terminals signal a whole process group. Ray's
+    daemons would die before the driver has stopped its trials; Ray blocks only SIGINT for them.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    signals = {signal.SIGTERM, signal.SIGHUP}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)

@@ -5,30 +5,31 @@ of seeds, through the same bridge, cluster and MLflow run as the search. The win
 validation images. Then the sealed test set is opened, once, for the winner and its rivals.
 """
 
+import itertools
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from optuna.trial import TrialState
 
-from okddip_search.agenda import CONTENDER, SEED, FixedAgenda, SearchAgenda
+from okddip_search.agenda import CONTENDER, SEED, FixedAgenda
 from okddip_search.console import SearchConsole, percent
 from okddip_search.contenders import (
     LONGER_SINGLE,
     Plan,
     agreed_settings,
-    best_config,
+    choose,
     longer_single,
-    make_plan,
-    rival_spec,
 )
 from okddip_search.errors import UserError
+from okddip_search.events import TrialEnd
 from okddip_search.export import BEST, CONFIRM, LEADER, TRIALS, hand_over
 from okddip_search.findings import (
     FINDINGS,
+    FORMAT,
     OPENINGS,
     Run,
     choose_winner,
@@ -47,16 +48,18 @@ from okddip_search.sealed import (
     test_leaders,
 )
 from okddip_search.session import Request, Session, open_session
-from okddip_search.settings import ConfirmSettings
 from okddip_search.spec import SearchSpec
 from okddip_search.study import (
+    died,
     open_fixed_study,
     open_study,
     require_same_images,
+    runs_with,
     trials_in,
 )
 from okddip_search.tracking import masked
 from okddip_search.trial import measure_leaders
+from okddip_search.tuned import tune_rivals, tuning_seconds
 from trainer.files import write_json
 
 ENDED = (TrialState.COMPLETE, TrialState.FAIL)
@@ -70,165 +73,201 @@ class Wishes:
         changes: Fields of ``ConfirmSettings`` given at the command line.
         open_test_again: Whether the test set may be opened once more.
         retrain_on_all: Whether to train the final leader on train + validation.
+        anew: Whether to set an earlier confirmation aside and begin another.
     """
 
     changes: Mapping[str, Any] = field(default_factory=dict)
     open_test_again: bool = False
     retrain_on_all: bool = False
+    anew: bool = False
 
 
 def run_confirm(request: Request, wishes: Wishes) -> int:
     """Confirm a finished search in a session of its own.
 
     Returns:
-        The exit code: 0 done, 130 stopped by a signal.
+        The exit code: 0 done, 1 stopped by failures, 130 stopped by a signal.
 
     Raises:
         UserError: There is nothing to confirm, or it cannot be carried out as asked.
     """
-    _require_possible(request.spec, request.directory, wishes)
-    with open_session(request, masked(request.command)) as session:
+    require_possible(request.spec, request.directory, wishes)
+    with open_session(request, _how_to_go_on(request, wishes)) as session:
+        if wishes.anew:
+            _set_aside(session.directory / CONFIRM)
         return _Confirmation(session, wishes).run()
 
 
-def _require_possible(spec: SearchSpec, directory: Path, wishes: Wishes) -> None:
-    """Refuse in a second what would be refused after hours of training."""
+def require_possible(spec: SearchSpec, directory: Path, wishes: Wishes) -> None:
+    """Refuse in a second what would be refused after hours of training.
+
+    Raises:
+        UserError: There is no test set, or settings or flags do not fit what has begun.
+    """
     require_test_set(spec.data)
-    known = Plan.load(directory / CONFIRM)
+    known = None if wishes.anew else Plan.load(directory / CONFIRM)
     settings = agreed_settings(spec, known, wishes.changes)
-    if known is not None and settings.seeds > len(known.seeds):
+    if wishes.anew or (known is not None and settings.seeds > len(known.seeds)):
         reopen_refused(directory / OPENINGS, wishes.open_test_again)
 
 
 def confirm(session: Session) -> int:
     """Confirm a search that has just ended; the exit code is that of ``run_confirm``."""
-    session.switch.how_to_go_on = f"okddip-search confirm {session.request.directory}"
+    session.switch.how_to_go_on = _how_to_go_on(session.request, Wishes())
     return _Confirmation(session, Wishes()).run()
 
 
+def _how_to_go_on(request: Request, wishes: Wishes) -> str:
+    """Return the command that goes on; the settings are in the plan by then."""
+    flags = " --open-test-again" if wishes.open_test_again else ""
+    flags += " --retrain-on-all" if wishes.retrain_on_all else ""
+    return f"okddip-search confirm {request.directory}{flags}"
+
+
+def _set_aside(home: Path) -> None:
+    """Rename an earlier confirmation to ``confirm.1``, ``confirm.2``, …; nothing of it is lost."""
+    if home.exists():
+        number = next(n for n in itertools.count(1) if not home.with_suffix(f".{n}").exists())
+        home.rename(home.with_suffix(f".{number}"))
+
+
 class _Confirmation:
+    """One confirmation, from its plan to its verdict.
+
+    It is also the ``Listener`` that keeps ``confirm.json`` up to date while runs end.
+    """
+
     def __init__(self, session: Session, wishes: Wishes) -> None:
         self.session = session
         self.wishes = wishes
         self.home = session.directory / CONFIRM
         self.log = session.directory / OPENINGS
-        self.stage = session.tracker.stage("confirm")
+        earlier = len(list(session.directory.glob(f"{CONFIRM}.*")))
+        self.stage = session.tracker.stage(f"confirm.{earlier}" if earlier else "confirm")
         self.search = open_study(session.directory, session.spec)
         self.before = self._load_findings()
         self.started = self.before.get("started") or datetime.now(UTC).isoformat()
         self.costs: dict[str, dict[str, Any]] = {}
+        self.plan = Plan.load(self.home)
+        self.study = open_fixed_study(self.home, CONFIRM, [])
 
     def run(self) -> int:
         session = self.session
         require_same_images(self.search, session.data.fingerprint)
-        _require_possible(session.spec, session.directory, self.wishes)
-        plan = self._plan()
-        if plan is not None:
-            session.tracker.search_started(*session.provenance())
-            plan = self._train_all(plan)
+        require_possible(session.spec, session.directory, replace(self.wishes, anew=False))
+        session.tracker.search_started(*session.provenance())
+        plan = self._chosen()
+        plan = self._train_all(plan) if plan else None
         if plan is None or session.switch.is_thrown:
-            session.tracker.search_ended("KILLED", {}, [])
-            session.say(f"Stopped. Go on with:  {session.switch.how_to_go_on}")
-            return 130
-        self._conclude(plan)
-        return 130 if session.switch.is_thrown else 0
+            return self._stopped()
+        if lost := self._lost(plan):
+            session.say(f"{lost} runs died with their workers. Try them once more with the same "
+                        "command; then the confirmation goes on without them.")  # fmt: skip
+            session.tracker.search_ended("FAILED", {}, [])
+            session.write_report()
+            return 1
+        return self._conclude(plan)
+
+    def _stopped(self) -> int:
+        self.session.tracker.search_ended("KILLED", {}, [])
+        self.session.write_report()
+        self.session.say(f"Stopped. Go on with:  {self.session.switch.how_to_go_on}")
+        return 130
 
     # Who takes part
 
-    def _plan(self) -> Plan | None:
-        """Return the plan, made now or found; None where the user stopped a rival's search."""
-        known = Plan.load(self.home)
-        settings = agreed_settings(self.session.spec, known, self.wishes.changes)
-        if known is not None:
-            if len(known.seeds) == settings.seeds:
-                return known
+    def _chosen(self) -> Plan | None:
+        """Return the plan with its contenders; None where the user stopped a rival's search."""
+        spec = self.session.spec
+        settings = agreed_settings(spec, self.plan, self.wishes.changes)
+        plan = self.plan or Plan.begin(spec, settings)
+        if len(plan.seeds) != settings.seeds:
             if opened_so_far(self.log):
                 self.session.say(
                     "Seeds that are added after a look make a lucky verdict more likely: the "
                     "error rate of 5 % is for a number of seeds fixed beforehand (docs/confirm.md)"
                 )
-            plan = known.with_seeds(settings.seeds, self.session.spec.study.seed)
-        else:
-            tuned = self._tune_rivals(settings)
+            plan = plan.with_seeds(settings.seeds)
+        plan.save(self.home)
+        if not plan.contenders:
+            tuned = tune_rivals(self.session, self.home, settings)
             if tuned is None:
                 return None
-            plan = make_plan(self.session.spec, self.search, settings, tuned)
-        plan.save(self.home)
+            plan = choose(plan, spec, self.search, tuned)
+            plan.save(self.home)
         return plan
-
-    def _tune_rivals(self, settings: ConfirmSettings) -> dict[str, dict[str, Any]] | None:
-        """Give every rival a search of its own; None where the user stopped it."""
-        if settings.rivals != "tuned":
-            return {}
-        spaces = {method: rival_spec(self.session.spec, method) for method in settings.methods}
-        tuned = {}
-        for method, spec in spaces.items():
-            home = self.home / "tuning" / method
-            study = open_study(home, spec)
-            done = trials_in(study, TrialState.COMPLETE, TrialState.PRUNED)
-            screen = SearchConsole(
-                self.session.terminal, f"tuning {method}", spec.study.trials, spec.max_epochs,
-                len(done),
-            )  # fmt: skip
-            stage = self.session.tracker.stage(f"tuning-{method}")
-            self.session.run_study(study, SearchAgenda(spec), home, screen, stage)
-            if self.session.switch.is_thrown:
-                return None
-            tuned[method] = best_config(spec, study)
-        return tuned
 
     # Training
 
     def _train_all(self, plan: Plan) -> Plan:
         """Train every contender; the longer run of ``single`` is known only after the others."""
-        runs = self._train(plan)
+        self._train(plan)
         labels = [contender.label for contender in plan.contenders]
-        asked = plan.settings.single == "seconds" and "single" in labels
-        if asked and LONGER_SINGLE not in labels and not self.session.switch.is_thrown:
-            seconds = {
-                label: [r.seconds for r in some if r.state == "complete" and r.seconds]
-                for label, some in runs.items()
-            }
-            plan = plan.with_contender(longer_single(plan, seconds))
-            plan.save(self.home)
-            self._train(plan)
+        wanted = plan.settings.single == "seconds" and LONGER_SINGLE not in labels
+        if not wanted or self.session.switch.is_thrown or self._lost(plan):
+            return plan
+        seconds = {
+            label: [r.seconds for r in some if r.state == "complete" and r.seconds]
+            for label, some in self._runs(plan).items()
+        }
+        longer = longer_single(plan, seconds)
+        if longer is None:
+            self.session.say("no longer run of single: it takes no part, or a time is unknown")
+            return plan
+        plan = plan.with_contender(longer)
+        plan.save(self.home)
+        self._train(plan)
         return plan
 
-    def _train(self, plan: Plan) -> dict[str, list[Run]]:
-        session = self.session
+    def _train(self, plan: Plan) -> None:
+        session, self.plan = self.session, plan
         # Seed by seed, so that what a stopped confirmation has can be compared in pairs.
         wanted = [{CONTENDER: c.label, SEED: s} for s in plan.seeds for c in plan.contenders]
-        study = open_fixed_study(self.home, CONFIRM, wanted)
-        configs = {contender.label: contender.config for contender in plan.contenders}
-        agenda = FixedAgenda(configs, session.spec.objective, session.common)
-        done = trials_in(study, *ENDED)
-        if len(done) < len(wanted):
+        self.study = open_fixed_study(self.home, CONFIRM, wanted)
+        total = len(self.study.get_trials(deepcopy=False))
+        to_go = total - len(trials_in(self.study, *ENDED))
+        if to_go:
             session.say(
                 f"Confirming {len(plan.contenders)} settings with {len(plan.seeds)} seeds each: "
-                f"{len(wanted) - len(done)} runs to go"
+                f"{to_go} runs to go"
             )
+        self._write(self._compose(plan), "running")
+        configs = {contender.label: contender.config for contender in plan.contenders}
+        agenda = FixedAgenda(configs, session.spec.objective, session.common)
         epochs = max(int(config["epochs"]) for config in configs.values())
-        screen = SearchConsole(
-            session.terminal, CONFIRM, len(wanted), epochs, len(done), noun="run"
-        )
-        bridge = session.run_study(study, agenda, self.home, screen, self.stage)
+        screen = SearchConsole(session.terminal, CONFIRM, total, epochs, total - to_go, noun="run")
+        bridge = session.run_study(self.study, agenda, self.home, screen, self.stage, keeper=self)
         if bridge.abort_reason:
             raise UserError(
                 f"the confirmation was given up: {bridge.abort_reason}",
                 "See confirm/trials/NUMBER/error.txt.",
             )
-        runs = self._runs(plan)
-        self._write(self._compose(plan, runs), "running")
-        return runs
+
+    def trial_started(self, number: int, params: Mapping[str, Any], resumed: bool) -> None:
+        """Do nothing."""
+
+    def epoch_reported(self, number: int, step: int, report: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def trial_ended(self, end: TrialEnd, best: TrialEnd | None) -> None:
+        """Write what is known now, for who looks in between or after a kill."""
+        if self.plan is not None:
+            self._write(self._compose(self.plan), "running")
 
     def _runs(self, plan: Plan) -> dict[str, list[Run]]:
+        complete = trials_in(self.study, TrialState.COMPLETE)
+        tests = known_tests(self.log, [leader_name(trial.number) for trial in complete])
+        return collect_runs(plan, self.study, self.home, tests)
+
+    def _lost(self, plan: Plan) -> int:
+        """Return how many runs died with their worker and were not tried once more."""
         wanted = [{CONTENDER: c.label, SEED: s} for s in plan.seeds for c in plan.contenders]
-        study = open_fixed_study(self.home, CONFIRM, wanted)
-        return collect_runs(plan, study, self.home, known_tests(self.log))
+        tries = [runs_with(self.study, attributes) for attributes in wanted]
+        return sum(len(some) == 1 and died(some[0]) for some in tries)
 
     # The end
 
-    def _conclude(self, plan: Plan) -> None:
+    def _conclude(self, plan: Plan) -> int:
         session = self.session
         runs = self._runs(plan)
         winner = choose_winner(plan, runs)
@@ -236,25 +275,23 @@ class _Confirmation:
             raise UserError("no run of a candidate was completed, so there is no winner")
         judged = [winner, *rivals_of(winner, plan)]
         numbers = [r.number for label in judged for r in runs[label] if r.state == "complete"]
-        test_leaders(
-            session,
-            self.log,
-            [leader_name(number) for number in numbers],
-            again=self.wishes.open_test_again,
-        )
+        names = [leader_name(number) for number in numbers]
+        test_leaders(session, self.log, names, again=self.wishes.open_test_again)
+        if session.switch.is_thrown:
+            return self._stopped()
         self.costs = self._measure_costs(plan, runs)
-        runs = self._runs(plan)
-        found = self._compose(plan, runs)
+        found = self._compose(plan)
         self._hand_over(found)
+        seed = found["leader"]["seed"]
         found["retrained"] = retrained(
-            session,
-            next(c for c in plan.contenders if c.label == winner),
-            found["leader"]["seed"],
-            wanted=self.wishes.retrain_on_all,
+            session, plan.contender(winner), seed, wanted=self.wishes.retrain_on_all
         )
+        if session.switch.is_thrown:
+            return self._stopped()
         self._write(found, "complete")
         print_findings(session.terminal, found, session.shown)
         self._tell_mlflow(found, session.write_report())
+        return 0
 
     def _measure_costs(
         self, plan: Plan, runs: Mapping[str, list[Run]]
@@ -275,7 +312,10 @@ class _Confirmation:
             if network not in measured:
                 folder = self.session.directory / leader_name(numbers[0])
                 [measured[network]] = self.session.in_worker(measure_leaders, [str(folder)])
-            costs[contender.label] = measured[network]
+            costs[contender.label] = {
+                **measured[network],
+                "tuning_s": tuning_seconds(self.session.spec, self.home, contender),
+            }
         return costs
 
     def _hand_over(self, found: Mapping[str, Any]) -> None:
@@ -293,11 +333,11 @@ class _Confirmation:
 
     # What is told
 
-    def _compose(self, plan: Plan, runs: Mapping[str, list[Run]]) -> dict[str, Any]:
+    def _compose(self, plan: Plan) -> dict[str, Any]:
         session = self.session
         return compose(
             plan,
-            runs,
+            self._runs(plan),
             objective=session.spec.objective,
             allotment=session.allotment,
             search=self.search,
@@ -312,14 +352,18 @@ class _Confirmation:
         found["started"] = self.started
         found["ended"] = datetime.now(UTC).isoformat() if state == "complete" else None
         found.setdefault("retrained", None)
+        if state == "running":  # a verdict on some of the seeds is none
+            found |= {"comparisons": [], "verdict": None}
         write_json(self.home / FINDINGS, found)
 
     def _load_findings(self) -> dict[str, Any]:
+        """Return what an earlier call found; nothing where it is damaged: all is found anew."""
         try:
-            found: dict[str, Any] = json.loads((self.home / FINDINGS).read_text(encoding="utf-8"))
-            return found
+            found = json.loads((self.home / FINDINGS).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
+        is_ours = isinstance(found, dict) and found.get("format") == FORMAT
+        return found if is_ours else {}
 
     def _tell_mlflow(self, found: Mapping[str, Any], report: Path | None) -> None:
         tracker, verdict = self.session.tracker, found["verdict"]

@@ -4,6 +4,7 @@ Pure choices over a space and its study; the plan that comes of them is written 
 first run, so that no result can change who takes part.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import optuna
 import yaml
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
+from okddip_search.dimensions import Dimension
 from okddip_search.errors import UserError
 from okddip_search.seeds import confirm_seed
 from okddip_search.settings import ConfirmSettings
@@ -43,6 +45,8 @@ class Contender:
         search_trial: The search's trial with this configuration, if any.
         search_value: What that trial was worth, if it was completed.
         may_win: Whether it is one of the search's best, of which the winner is chosen.
+        is_rival: Whether a winner is compared with it: rivals, the paper's setting, and a
+            candidate that is just what a rival would be.
     """
 
     label: str
@@ -52,6 +56,7 @@ class Contender:
     search_trial: int | None = None
     search_value: float | None = None
     may_win: bool = False
+    is_rival: bool = False
 
     @property
     def method(self) -> str:
@@ -65,32 +70,54 @@ class Plan:
 
     Attributes:
         settings: As asked for.
-        contenders: In the order in which they are shown.
-        seeds: Every contender is trained with each of them.
+        study_seed: Of the search; the seeds follow from it.
+        data: What the images are and how they are prepared, wherever they lie.
+        contenders: In the order in which they are shown; none until they are chosen.
         search_trials: Trials that the search had when the contenders were chosen.
     """
 
     settings: ConfirmSettings
-    contenders: tuple[Contender, ...]
-    seeds: tuple[int, ...]
-    search_trials: int
+    study_seed: int
+    data: Mapping[str, Any]
+    contenders: tuple[Contender, ...] = ()
+    search_trials: int = 0
+
+    @classmethod
+    def begin(cls, spec: SearchSpec, settings: ConfirmSettings) -> Self:
+        """Return a plan whose contenders are still to be chosen."""
+        return cls(settings, spec.study.seed, prepared_data(spec))
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Every contender is trained with each of them; a longer list begins with the shorter."""
+        return tuple(confirm_seed(self.study_seed, i) for i in range(self.settings.seeds))
+
+    def contender(self, label: str) -> Contender:
+        """Return a contender by its label."""
+        return next(c for c in self.contenders if c.label == label)
+
+    @property
+    def single(self) -> Contender | None:
+        """The rival ``single``, under whichever label, if it takes part."""
+        rivals = (c for c in self.contenders if c.is_rival and c.method == "single")
+        return next((c for c in rivals if c.label != LONGER_SINGLE), None)
 
     def with_contender(self, contender: Contender) -> Self:
         """Return the plan with one more contender."""
         return replace(self, contenders=(*self.contenders, contender))
 
-    def with_seeds(self, count: int, study_seed: int) -> Self:
-        """Return the plan with more seeds; those that it has stay the first."""
-        settings = self.settings.model_copy(update={"seeds": count})
-        return replace(self, settings=settings, seeds=first_seeds(study_seed, count))
+    def with_seeds(self, count: int) -> Self:
+        """Return the plan with another number of seeds."""
+        return replace(self, settings=self.settings.model_copy(update={"seeds": count}))
 
     def save(self, directory: Path) -> None:
         """Write ``plan.yaml``, atomically."""
         directory.mkdir(parents=True, exist_ok=True)
         values = {
             "search_trials": self.search_trials,
+            "study_seed": self.study_seed,
+            "data": dict(self.data),
             "settings": self.settings.model_dump(mode="json"),
-            "seeds": list(self.seeds),
             "contenders": [asdict(contender) for contender in self.contenders],
         }
         body = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
@@ -110,17 +137,18 @@ class Plan:
             values = yaml.safe_load(path.read_text(encoding="utf-8"))
             return cls(
                 ConfirmSettings(**values["settings"]),
+                int(values["study_seed"]),
+                dict(values["data"]),
                 tuple(Contender(**contender) for contender in values["contenders"]),
-                tuple(values["seeds"]),
-                values["search_trials"],
+                int(values["search_trials"]),
             )
         except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} is damaged: {error}", "Restore it from a copy.") from None
 
 
-def first_seeds(study_seed: int, count: int) -> tuple[int, ...]:
-    """Return the seeds of a confirmation; a longer list begins with the shorter one."""
-    return tuple(confirm_seed(study_seed, index) for index in range(count))
+def prepared_data(spec: SearchSpec) -> dict[str, Any]:
+    """Return what the images are and how they are prepared, without where they lie."""
+    return spec.data.model_dump(mode="json", exclude={"root", "download", "workers"})
 
 
 def agreed_settings(
@@ -143,59 +171,67 @@ def agreed_settings(
             what = ", ".join(changed) or f"seeds (from {usual.seeds} to {asked.seeds})"
             raise UserError(
                 f"the confirmation has begun with other settings: {what}",
-                "More seeds can be added; who takes part was fixed before the first run.",
+                "More seeds can be added; who takes part was fixed before the first run. "
+                "--anew begins another confirmation.",
+            )
+        if known.data != prepared_data(spec):
+            raise UserError(
+                "the confirmation has begun with images that were prepared in another way",
+                "Leave --set data.… out, but for data.root and data.workers.",
             )
     return asked
 
 
-def make_plan(
+def choose(
+    plan: Plan,
     spec: SearchSpec,
     study: optuna.Study,
-    settings: ConfirmSettings,
     tuned: Mapping[str, Mapping[str, Any]],
 ) -> Plan:
-    """Choose the contenders.
+    """Choose the contenders of a plan.
 
     Args:
+        plan: Just begun.
         spec: The search.
         study: Its study.
-        settings: How many candidates and seeds, and which rivals.
         tuned: Rivals that had a search of their own: method → configuration.
 
     Raises:
         UserError: No trial is complete, or a rival cannot be built from the search's winner.
     """
-    best = best_trials(study, settings.top)
+    best = best_trials(study, plan.settings.top)
     if not best:
         raise UserError(
             "no trial of the search is complete, so there is nothing to confirm",
             "Let the search finish a trial first (--resume).",
         )
     paper = _paper(spec, study)
-    contenders = [
-        Contender(
-            label=f"trial {trial.number}",
-            kind="candidate",
-            note=f"number {rank} of the search",
-            config=_config_of(spec, trial.params),
-            search_trial=trial.number,
-            search_value=trial.value,
-            may_win=True,
-        )
-        for rank, trial in enumerate(best, start=1)
-        if trial.number != paper.search_trial
-    ]
-    # One more that may win would be one more chance of a lucky choice (docs/confirm.md).
-    is_among_best = paper.search_trial in {trial.number for trial in best}
-    contenders.append(replace(paper, may_win=is_among_best))
-    fixed = {contender.label: dict(contender.config) for contender in contenders}
+    contenders = _candidates(spec, best, paper)
     leading = _config_of(spec, best[0].params)
-    for method in settings.methods:
+    for method in plan.settings.methods:
         rival = _rival(method, leading, best[0].number, tuned.get(method))
-        if dict(rival.config) not in fixed.values():
-            contenders.append(rival)
-    seeds = first_seeds(spec.study.seed, settings.seeds)
-    return Plan(settings, tuple(contenders), seeds, len(study.get_trials(deepcopy=False)))
+        same = [c for c in contenders if c.config == rival.config]
+        contenders = [replace(c, is_rival=c.is_rival or c in same) for c in contenders]
+        contenders += [] if same else [rival]
+    count = len(study.get_trials(deepcopy=False))
+    return replace(plan, contenders=tuple(contenders), search_trials=count)
+
+
+def _candidates(spec: SearchSpec, best: Sequence[FrozenTrial], paper: Contender) -> list[Contender]:
+    """Return the search's best, and the paper's setting last: once, if it is one of them."""
+    found, may_win = [], False
+    for rank, trial in enumerate(best, start=1):
+        config = _config_of(spec, trial.params)
+        if config == paper.config:
+            may_win = True
+            continue
+        note = f"number {rank} of the search"
+        label = f"trial {trial.number}"
+        found.append(
+            Contender(label, "candidate", note, config, trial.number, trial.value, may_win=True)
+        )
+    # One more that may win would be one more chance of a lucky choice (docs/confirm.md).
+    return [*found, replace(paper, may_win=may_win, is_rival=True)]
 
 
 def best_trials(study: optuna.Study, count: int) -> list[FrozenTrial]:
@@ -260,10 +296,10 @@ def _rival(
 ) -> Contender:
     if tuned is not None:
         note = "tuned in a search of its own with the same budget"
-        return Contender(method, "rival", note, tuned)
+        return Contender(method, "rival", note, tuned, is_rival=True)
     note = f"as published, with network, images, optimiser and length of trial {leading_number}"
     try:
-        return Contender(method, "rival", note, rival_config(method, leading))
+        return Contender(method, "rival", note, rival_config(method, leading), is_rival=True)
     except ConfigError as error:
         raise UserError(
             f"confirm.methods: {method}: {error}",
@@ -300,51 +336,58 @@ def rival_config(method: str, leading: Mapping[str, Any]) -> dict[str, Any]:
 def rival_spec(spec: SearchSpec, method: str) -> SearchSpec:
     """Return the search's space for one method: the same ranges, budget and seed.
 
-    Sampled fields that the method does not read are left out; so are conditions on the method
-    itself, which is fixed now.
+    Sampled fields that the method does not read are left out, and so is what applies only with
+    other values of a field that is fixed now. A space with fewer points than trials has no more
+    trials than points.
     """
     info = METHODS[method]
-    unread = _TEACHING - set(info.knobs)
-    unread |= {"method"} | (set() if info.grouped else {"num_peers"})
-    if len(info.structures) == 1:
-        unread.add("structure")
-    search = {}
+    unread = _TEACHING - set(info.knobs) | {"method"}
+    unread |= set() if info.grouped else {"num_peers"}
+    unread |= {"structure"} if len(info.structures) == 1 else set()
+    trainer = {k: v for k, v in spec.trainer.items() if k not in unread} | {"method": method}
+    fixed = {**TrainConfig(method=method).to_dict(), **trainer}
+    search: dict[str, Dimension] = {}
     for name, dimension in spec.search.items():
-        if name in unread or method not in dimension.when.get("method", (method,)):
-            continue
-        when = {k: v for k, v in dimension.when.items() if k in search}
-        search[name] = dimension.model_copy(update={"when": when})
-    trainer = {k: v for k, v in spec.trainer.items() if k not in unread}
-    enqueue = [{k: v for k, v in entry.items() if k in search} for entry in spec.enqueue[:1]]
+        elsewhere = {k: v for k, v in dimension.when.items() if k not in search}
+        if name not in unread and all(fixed[k] in wanted for k, wanted in elsewhere.items()):
+            when = {k: v for k, v in dimension.when.items() if k in search}
+            search[name] = dimension.model_copy(update={"when": when})
+    first = [{k: v for k, v in entry.items() if k in search} for entry in spec.enqueue[:1]]
+    enqueue = tuple(entry for entry in first if entry)
+    sizes = [dimension.count() for dimension in search.values()]
+    points = math.prod(size for size in sizes if size is not None)
+    most = spec.study.trials if None in sizes else points + len(enqueue) * bool(search)
+    study = spec.study.model_copy(update={"trials": min(spec.study.trials, most)})
     return replace(
         spec,
         name=f"{spec.name}-{method}",
-        trainer={**trainer, "method": method},
+        trainer=trainer,
         search=search,
-        enqueue=tuple(entry for entry in enqueue if entry),
+        enqueue=enqueue,
+        study=study,
         confirm=None,
     )
 
 
-def longer_single(plan: Plan, seconds: Mapping[str, Sequence[float]]) -> Contender:
+def longer_single(plan: Plan, seconds: Mapping[str, Sequence[float]]) -> Contender | None:
     """Return ``single`` trained for as many seconds as the search's best configuration was.
 
     Args:
-        plan: It has ``single`` among its contenders.
-        seconds: Label → training seconds of each of its runs.
+        plan: With its contenders.
+        seconds: Label → training seconds of each run that was completed.
 
-    Raises:
-        UserError: No run of one of the two was completed.
+    Returns:
+        None where ``single`` takes no part, or one of the two times is unknown.
     """
-    single = next(c for c in plan.contenders if c.label == "single")
+    single = plan.single
     leading = max((c for c in plan.contenders if c.may_win), key=lambda c: c.search_value or 0.0)
-    if not seconds.get("single") or not seconds.get(leading.label):
-        raise UserError(
-            f"no run of single or of {leading.label} was completed, so their times are unknown",
-            "Set confirm.single to epochs.",
-        )
-    mean = {label: sum(seconds[label]) / len(seconds[label]) for label in (leading.label, "single")}
-    factor = max(1.0, mean[leading.label] / mean["single"])
+    if single is None or not seconds.get(single.label) or not seconds.get(leading.label):
+        return None
+    one, other = (
+        sum(seconds[label]) / len(seconds[label]) for label in (single.label, leading.label)
+    )
+    factor = max(1.0, other / one)
     epochs = round(factor * single.config["epochs"])
     note = f"single for {epochs} epochs, which take as long as {leading.label} ({factor:.1f} times)"
-    return Contender(LONGER_SINGLE, "rival", note, {**single.config, "epochs": epochs})
+    config = {**single.config, "epochs": epochs}
+    return Contender(LONGER_SINGLE, "rival", note, config, is_rival=True)

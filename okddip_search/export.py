@@ -39,7 +39,7 @@ def keep_best(directory: Path, best: TrialEnd, objective: str) -> None:
     lines = [
         f"Best configuration of the search {directory.resolve().name}.",
         f"Trial {best.number}: leader's validation accuracy {best.value:.4%} ({objective}).",
-        "The test set has not been looked at, and one run proves no gain: okddip-search confirm.",
+        "Chosen on validation images, and one run proves no gain: okddip-search confirm.",
     ]
     hand_over(directory / TRIALS / str(best.number), directory, lines)
 
@@ -121,11 +121,13 @@ def winner_of(directory: Path) -> Winner:
         UserError: There is no winner yet.
     """
     confirmed = directory / CONFIRM
+    later = _has_gone_on(directory)
     if (confirmed / FINAL / BEST).exists():
-        words = "confirmed setting; leader retrained on train + validation images"
+        words = f"confirmed setting; leader retrained on train + validation images{later}"
         return Winner(confirmed / FINAL, confirmed / FINAL / LEADER, words)
     if (confirmed / BEST).exists():
-        return Winner(confirmed, confirmed / LEADER, "confirmed over several seeds")
+        words = f"trained over several seeds by a confirmation; its verdict is in the file{later}"
+        return Winner(confirmed, confirmed / LEADER, words)
     if (directory / BEST).exists():
         words = "the search's best, one run: not confirmed"
         return Winner(directory, directory / LEADER, words)
@@ -133,6 +135,17 @@ def winner_of(directory: Path) -> Winner:
         f"{directory} has no {BEST}: no trial of a search there is complete",
         "Let the search finish a trial, or name a search directory such as runs/digits.",
     )
+
+
+def _has_gone_on(directory: Path) -> str:
+    """Say so if the search has more trials than when the confirmation chose from them."""
+    try:
+        found = json.loads((directory / CONFIRM / "confirm.json").read_text(encoding="utf-8"))
+        if sum(1 for _ in (directory / TRIALS).iterdir()) > found["search_trials"]:
+            return "; the search has gone on since"
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return ""
 
 
 def export(directory: Path, form: str, output: Path | None) -> tuple[Path, str]:

@@ -19,7 +19,7 @@ from okddip_search.contenders import PAPER, Contender, Plan
 from okddip_search.export import CONFIRM, LEADER, RESULT, TRIALS
 from okddip_search.resources import Allotment
 from okddip_search.settings import ObjectiveSettings
-from okddip_search.study import REASON, best_trial
+from okddip_search.study import REASON, SHARE, best_trial
 
 FORMAT = 1
 FINDINGS = "confirm.json"
@@ -130,7 +130,7 @@ def choose_winner(plan: Plan, runs: Mapping[str, Sequence[Run]]) -> str | None:
 
 def rivals_of(winner: str, plan: Plan) -> list[str]:
     """Return who the winner is compared with: rival methods, and the paper's setting if it lost."""
-    return [c.label for c in plan.contenders if c.label != winner and c.kind in ("paper", "rival")]
+    return [c.label for c in plan.contenders if c.label != winner and c.is_rival]
 
 
 def best_run(runs: Sequence[Run]) -> Run | None:
@@ -174,7 +174,7 @@ def compose(
         ],
         "winner": winner,
         "search_best": _search_best(search, plan, runs),
-        "search_cost": _search_cost(search, search_dir, allotment),
+        "search_cost": _search_cost(search, search_dir),
         "search_trials": plan.search_trials,
         "openings": list(openings),
         **_judgement(plan, runs, winner),
@@ -201,6 +201,7 @@ def _contender(
         "cost": {
             "training_s": sum(times),
             "training_s_per_run": sum(whole) / len(whole) if whole else None,
+            "tuning_s": cost.get("tuning_s", 0.0),
             "gpus": allotment.gpus_per_trial,
             "cpus": allotment.cpus_per_trial,
             "leader_parameters": cost.get("parameters"),
@@ -233,15 +234,20 @@ def _search_best(
     }
 
 
-def _search_cost(search: optuna.Study, search_dir: Path, allotment: Allotment) -> dict[str, Any]:
-    numbers = [trial.number for trial in search.get_trials(deepcopy=False)]
-    times = [training_seconds(search_dir / TRIALS / str(number)) for number in numbers]
+def _search_cost(search: optuna.Study, search_dir: Path) -> dict[str, Any]:
+    share = search.user_attrs.get(SHARE, {})
     return {
-        "training_s": sum(seconds for seconds in times if seconds is not None),
-        "trials": len(numbers),
-        "gpus": allotment.gpus_per_trial,
-        "cpus": allotment.cpus_per_trial,
+        "training_s": study_seconds(search, search_dir),
+        "trials": len(search.get_trials(deepcopy=False)),
+        "gpus": share.get("gpus"),
+        "cpus": share.get("cpus"),
     }
+
+
+def study_seconds(study: optuna.Study, home: Path) -> float:
+    """Return the training seconds of all trials of a study, ended or not."""
+    numbers = [trial.number for trial in study.get_trials(deepcopy=False)]
+    return sum(training_seconds(home / TRIALS / str(number)) or 0.0 for number in numbers)
 
 
 def _judgement(plan: Plan, runs: Mapping[str, Sequence[Run]], winner: str | None) -> dict[str, Any]:

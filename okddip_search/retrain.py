@@ -16,7 +16,7 @@ from okddip_search.contenders import Contender
 from okddip_search.export import BEST, CONFIRM, FINAL, LEADER, TRIALS, hand_over
 from okddip_search.findings import name_in_words
 from okddip_search.session import Session
-from okddip_search.study import open_fixed_study, run_with
+from okddip_search.study import REASON, open_fixed_study, runs_with
 from trainer.files import write_json
 
 FACTS = "retrained.json"
@@ -77,15 +77,15 @@ def _train(session: Session, winner: Contender, seed: int, final: Path) -> bool:
     screen = SearchConsole(session.terminal, "retrain", 1, epochs, 0, noun="run")
     # Not told to MLflow: an accuracy on images trained on would stand beside honest ones.
     session.run_study(study, agenda, final, screen, None, session.data.undivided())
-    run = run_with(study, attributes)
-    if run is None or run.state is not TrialState.COMPLETE:
-        session.say("The retraining did not end.")
+    run = runs_with(study, attributes)[-1]
+    if run.state is not TrialState.COMPLETE:
+        session.say(f"The retraining did not end. {run.user_attrs.get(REASON, '')}")
         return False
     lines = [
         f"Final leader of the search {session.spec.name}: {winner.label}, retrained on train + "
         "validation.",
         "No image was left to measure it on; what its setting is worth was confirmed before: "
-        f"{BEST} in the folder above.",
+        f"{BEST} in the folder above. This configuration trains without the validation images.",
     ]
     hand_over(final / TRIALS / str(run.number), final, lines)
     return True

@@ -1,7 +1,9 @@
 """The driver's side of the sealed test set: who may open it, for whom, and how often it was."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import ray
 
 from okddip_search.errors import UserError
 from okddip_search.session import Session
@@ -10,27 +12,45 @@ from okddip_search.trial import open_test_for
 from trainer.config import DataConfig
 from trainer.data import DataError
 from trainer.sealed_test import Opening, read_openings, weights_digest
+from trainer.sources import require_part
 
 
 def require_test_set(data: DataConfig) -> None:
-    """Look, before anything is trained, whether there is a test set; nothing in it is opened.
+    """Look, before anything is trained, whether there is a test set; no image in it is read.
 
     Raises:
-        UserError: The image folder has no part for tests.
+        UserError: Its files are missing, or its classes are others than those of the training part.
     """
-    if data.name == "image_folder" and not (Path(data.root or "") / "test").is_dir():
+    try:
+        require_part(data, "test")
+    except DataError as error:
         raise UserError(
-            f"{data.root} has no folder test, so no winner can be confirmed on unseen images",
-            "Add test/<class>/… to it, or leave the confirmation out (--no-confirm).",
-        )
+            f"no winner can be confirmed on unseen images: {error}",
+            "Or leave the confirmation out (--no-confirm).",
+        ) from None
 
 
-def known_tests(log: Path) -> dict[str, float]:
-    """Return the test accuracies seen so far, by the leader's folder relative to the log's."""
+def known_tests(log: Path, names: Sequence[str]) -> dict[str, float]:
+    """Return the test accuracies seen so far of leaders as they are now.
+
+    Args:
+        log: Of the openings.
+        names: Folders of leaders, relative to the log's.
+
+    Returns:
+        Accuracies by name; a leader with other weights than when it was tested has none.
+    """
+    digests = _digests(log, names)
     found: dict[str, float] = {}
     for opening in read_openings(log):
-        found.update({name: result.accuracy for name, result in opening.results.items()})
+        for name, result in opening.results.items():
+            if name in digests and opening.leaders[name] == digests[name]:
+                found[name] = result.accuracy
     return found
+
+
+def _digests(log: Path, names: Sequence[str]) -> dict[str, str]:
+    return {name: weights_digest(log.parent / name) for name in names}
 
 
 def opened_so_far(log: Path) -> list[dict[str, str]]:
@@ -61,15 +81,14 @@ def test_leaders(session: Session, log: Path, names: Sequence[str], *, again: bo
         again: Whether the test set may be opened once more.
 
     Raises:
-        UserError: It was opened already, there is no test set, or a leader is not the one any more
-            that it was opened for.
+        UserError: It was opened already, there is no test set, or the worker died.
     """
-    _require_unchanged(log, names)
-    missing = [name for name in names if name not in known_tests(log)]
+    known = known_tests(log, names)
+    missing = [name for name in names if name not in known]
     if not missing:
         return
     openings = read_openings(log)
-    unfinished = next((o for o in openings if set(missing) <= set(o.leaders)), None)
+    unfinished = _cut_off(openings, _digests(log, missing))
     if openings and unfinished is None and not again:
         raise _again_needed(openings)
     try:
@@ -82,19 +101,22 @@ def test_leaders(session: Session, log: Path, names: Sequence[str], *, again: bo
             session.common["device"],
             unfinished,
         )
-    except DataError as error:
-        raise UserError(f"data: {error}") from None
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, DataError):
+            raise UserError(f"data: {error.cause}") from None
+        raise
+    except ray.exceptions.RayError as error:
+        raise UserError(
+            f"the worker that measures the test set died: {str(error).splitlines()[0]}",
+            "The same command completes the opening.",
+        ) from None
 
 
-def _require_unchanged(log: Path, names: Sequence[str]) -> None:
-    """Keep the test accuracy of earlier weights from being told of others."""
-    for opening in read_openings(log):
-        for name in set(names) & opening.results.keys():
-            if weights_digest(log.parent / name) != opening.leaders[name]:
-                raise UserError(
-                    f"{log.parent / name} has other weights than when the test set was opened",
-                    "Restore it from a copy.",
-                )
+def _cut_off(openings: Sequence[Opening], digests: Mapping[str, str]) -> Opening | None:
+    """Return an opening that was made for these leaders and not finished."""
+    return next(
+        (o for o in openings if not o.finished and digests.items() <= o.leaders.items()), None
+    )
 
 
 def _again_needed(openings: Sequence[Opening]) -> UserError:

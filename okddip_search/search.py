@@ -6,14 +6,14 @@ from optuna.trial import TrialState
 
 from okddip_search.agenda import SearchAgenda
 from okddip_search.bridge import StudyBridge, best_of
-from okddip_search.confirm import confirm
+from okddip_search.confirm import Wishes, confirm, require_possible
 from okddip_search.console import SearchConsole
 from okddip_search.errors import UserError
 from okddip_search.events import TrialEnd
 from okddip_search.export import BEST, LEADER, BestKeeper, keep_best
 from okddip_search.result import print_result
 from okddip_search.session import Request, Session, open_session
-from okddip_search.study import JOURNAL, open_study, require_same_images, trials_in
+from okddip_search.study import JOURNAL, SHARE, open_study, require_same_images, trials_in
 
 
 def run_search(request: Request, *, then_confirm: bool) -> int:
@@ -30,6 +30,8 @@ def run_search(request: Request, *, then_confirm: bool) -> int:
         UserError: The request cannot be carried out here.
     """
     _require_fresh_or_resumed(request)
+    if then_confirm and request.spec.confirm is not None:
+        require_possible(request.spec, request.directory, Wishes())
     go_on = f"okddip-search --resume --out {request.directory}"
     with open_session(request, go_on) as session:
         then_confirm = then_confirm and session.spec.confirm is not None
@@ -43,6 +45,8 @@ def _search(session: Session, then_confirm: bool) -> int:
     spec = session.spec
     study = open_study(session.directory, spec)
     require_same_images(study, session.data.fingerprint)
+    allotment = session.allotment
+    study.set_user_attr(SHARE, {"cpus": allotment.cpus_per_trial, "gpus": allotment.gpus_per_trial})
     finished = len(trials_in(study, TrialState.COMPLETE, TrialState.PRUNED))
     screen = SearchConsole(
         session.terminal, spec.name, spec.study.trials, spec.max_epochs, finished, best_of(study)

@@ -21,6 +21,7 @@ import optuna
 import ray
 from ray import tune
 from ray.tune.stopper import Stopper
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 from rich.markup import escape
 
@@ -176,12 +177,18 @@ class Session:
             shutil.rmtree(scratch, ignore_errors=True)
 
     def in_worker(self, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-        """Call a function in a worker with a trial's resources, once: a failure is not retried."""
-        share = {
+        """Call a function in a worker with a trial's resources, once: a failure is not retried.
+
+        On the driver's own node if trials fit there, as the driver is who can read the images.
+        """
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        options = {
             "num_cpus": self.allotment.cpus_per_trial,
             "num_gpus": self.allotment.gpus_per_trial,
+            "max_retries": 0,
+            "scheduling_strategy": here,
         }
-        task = ray.remote(max_retries=0, **share)(function).remote(*arguments, **named)
+        task = ray.remote(**options)(function).remote(*arguments, **named)
         while not ray.wait([task], timeout=0.5)[0]:  # signals are heard in between
             pass
         result: T = ray.get(task)
@@ -256,6 +263,7 @@ def open_session(request: Request, how_to_go_on: str) -> Iterator[Session]:
         data = _load_data(request.spec, directory)
         settings = request.spec.resources
         with ray_cluster(settings, request.gpus, request.address) as allotment:
+            stop.take_over()  # Ray has put a handler of its own over SIGTERM, which aborts
             spec = _as_run(request.spec, allotment)
             write_atomically(directory / SPEC, request.spec.to_yaml())
             home = directory.resolve()

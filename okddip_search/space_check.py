@@ -298,8 +298,9 @@ def _check_rivals(document: Document, spec: SearchSpec) -> None:
         try:
             rival_config(method, spec.example().to_dict())
             if spec.confirm.rivals == "tuned":
-                rival_spec(spec, method).example()
-        except ConfigError as error:
-            for path, text in error.problems:
-                place = ("confirm", "methods", index)
-                document.complain(place, f"{method} cannot be trained: {'.'.join(path)}: {text}")
+                own = rival_spec(spec, method)
+                own.example()
+                make_sampler(own, 0)
+        except ValueError as error:  # ConfigError is one, and says more
+            place = ("confirm", "methods", index)
+            document.complain(place, f"{method} cannot be trained: {error}")

@@ -5,7 +5,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Self
+from typing import Any, Self
 
 from okddip_search.bridge import StudyBridge
 
@@ -29,17 +29,21 @@ class StopSwitch:
         self.how_to_go_on = how_to_go_on
         self._say = say
         self._bridge: StudyBridge | None = None
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         """Take over the signals."""
-        self._before = {number: signal.signal(number, self._throw) for number in STOP_SIGNALS}
+        self._before = self.take_over()
         return self
+
+    def take_over(self) -> dict[int, Any]:
+        """Become the handler of the signals; return who was."""
+        return {number: signal.signal(number, self._throw) for number in STOP_SIGNALS}
 
     def __exit__(self, *_: object) -> None:
         """Give the signals back."""
         for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            signal.signal(number, handler)
 
     @contextmanager
     def stops(self, bridge: StudyBridge) -> Iterator[None]:

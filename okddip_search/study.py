@@ -25,8 +25,12 @@ logger = logging.getLogger(__name__)
 
 JOURNAL = "study.journal"
 FINGERPRINT = "okddip:data_fingerprint"
+SHARE = "okddip:share"
+"""Study attribute: cores and GPUs of a trial."""
 REASON = "okddip:reason"
 """User attribute of a failed trial: why."""
+DIED = "its worker died"
+"""Begins the reason of a trial that failed with its machine."""
 PAPER_KEY = "okddip:enqueued"
 """User attribute of a trial that the space file asked for; the paper's own setting comes first."""
 
@@ -66,6 +70,9 @@ def open_study(directory: Path, spec: SearchSpec) -> optuna.Study:
 def open_fixed_study(directory: Path, name: str, runs: Iterable[Mapping[str, Any]]) -> optuna.Study:
     """Open a study whose runs are all known beforehand, and enqueue those that it lacks.
 
+    A run whose worker died (out of memory, killed, a full disk) is tried once more by a later
+    driver; one whose training failed has failed.
+
     Args:
         directory: Of the study; call it under ``sole_driver``.
         name: Of the study.
@@ -76,15 +83,21 @@ def open_fixed_study(directory: Path, name: str, runs: Iterable[Mapping[str, Any
     """
     study = _open_journal(directory, name, NopPruner())
     for attributes in runs:
-        if run_with(study, attributes) is None:
+        tries = runs_with(study, attributes)
+        if not tries or (len(tries) == 1 and died(tries[0])):
             study.enqueue_trial({}, user_attrs=dict(attributes))
     return study
 
 
-def run_with(study: optuna.Study, attributes: Mapping[str, Any]) -> FrozenTrial | None:
-    """Return the run that has these user attributes."""
+def runs_with(study: optuna.Study, attributes: Mapping[str, Any]) -> list[FrozenTrial]:
+    """Return the runs that have these user attributes; the last one counts."""
     trials = study.get_trials(deepcopy=False)
-    return next((t for t in trials if attributes.items() <= t.user_attrs.items()), None)
+    return [t for t in trials if attributes.items() <= t.user_attrs.items()]
+
+
+def died(trial: FrozenTrial) -> bool:
+    """Say whether a run failed because its worker died, and not in its training."""
+    return trial.state is TrialState.FAIL and trial.user_attrs.get(REASON, "").startswith(DIED)
 
 
 def _open_journal(directory: Path, name: str, pruner: BasePruner) -> optuna.Study:

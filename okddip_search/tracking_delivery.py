@@ -299,8 +299,9 @@ class Delivery:
         if operation["columns"]:
             columns, common = operation["columns"], operation["common"]
             state = search_view(self._search_id, title, columns, operation["t"], common)
-        elif stage == CONFIRM:
-            state = confirm_view(self._search_id, f"{title}: confirm", operation["t"])
+        elif stage.partition(".")[0] == CONFIRM:  # confirm.1, …: begun anew; the last one is shown
+            state = confirm_view(self._search_id, f"{title}: confirm", operation["t"], stage)
+            stage = CONFIRM
         else:
             return
         with contextlib.suppress(Exception):  # a convenience that MLflow does not document

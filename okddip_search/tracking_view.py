@@ -84,7 +84,7 @@ def search_view(
     )
 
 
-def confirm_view(search_id: str, name: str, created_ms: int) -> str:
+def confirm_view(search_id: str, name: str, created_ms: int, stage: str = CONFIRM) -> str:
     """Return the view of the confirm runs: who trained with which seed, the best run first.
 
     Sorted by validation, by which the winner is chosen; not every contender is tested.
@@ -93,6 +93,7 @@ def confirm_view(search_id: str, name: str, created_ms: int) -> str:
         search_id: Of the search; on a server, others of its name may share the experiment.
         name: Title of the view.
         created_ms: Creation time, ms since 1970.
+        stage: Of the runs; one that was begun anew is ``confirm.1``, ``confirm.2``, …
     """
     return _packed(
         name,
@@ -100,7 +101,7 @@ def confirm_view(search_id: str, name: str, created_ms: int) -> str:
         {
             **_table(
                 search_id,
-                CONFIRM,
+                stage,
                 _ACCURACY,
                 [
                     "tags.`okddip.state`",

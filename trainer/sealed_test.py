@@ -141,6 +141,8 @@ def read_openings(log: Path) -> list[Opening]:
             entry = json.loads(line)
         except ValueError:
             continue
+        if not isinstance(entry, dict) or "event" not in entry:
+            continue
         if entry["event"] == "opened":
             openings[entry["time"]] = entry, {}
         elif entry["event"] == "result":

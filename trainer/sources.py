@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainer.config import DataConfig, DatasetName
-from trainer.image_folder import read_image_folder
+from trainer.image_folder import list_image_folder, read_image_folder
 from trainer.images import DataError, ImageSet, Part, stratified_draw
 
 DEFAULT_ROOT = Path("data")  # under the working directory, where `root: null` looks and downloads
@@ -52,6 +52,23 @@ def read_part(config: DataConfig, part: Part, cache_dir: Path | None = None) -> 
         return images
     resized = _resize(images.images_NCHW, config.image_size)
     return ImageSet(resized, images.labels_N, images.class_names)
+
+
+def require_part(config: DataConfig, part: Part) -> None:
+    """Look whether a part's files are there, and its classes right; no image is read.
+
+    Raises:
+        DataError: They are missing, or its classes are not those of the training part.
+    """
+    if config.name == "image_folder":
+        list_image_folder(config, part)
+    elif config.name == "fashion_mnist":
+        folders, names = _fashion_files(config, part)
+        if not config.download and not _find_idx(folders, names):
+            raise _missing("Fashion-MNIST", names[0] + "[.gz]", folders)
+    elif config.name in ("cifar10", "cifar100") and not config.download:
+        root, needed, _ = _cifar_files(config, part)
+        _require_files(config, root, [path for path, _ in needed])
 
 
 def _resize(images_NCHW: Tensor, side: int) -> Tensor:
@@ -91,11 +108,8 @@ def _digits(config: DataConfig, part: Part, cache_dir: Path | None) -> ImageSet:
 
 def _fashion_mnist(config: DataConfig, part: Part, cache_dir: Path | None) -> ImageSet:
     """Read ``root/FashionMNIST/raw`` (torchvision's layout) or the files lying in ``root``."""
-    root = _root(config)
-    home = root / "FashionMNIST" / "raw"
-    folders = [*([] if config.root else [_DEBIAN_FASHION_MNIST]), home, root]
-    stem = "train" if part == "train" else "t10k"
-    names = (f"{stem}-images-idx3-ubyte", f"{stem}-labels-idx1-ubyte")
+    folders, names = _fashion_files(config, part)
+    home = folders[-2]
     found = _find_idx(folders, names)
     if not found and config.download:
         from torchvision.datasets import FashionMNIST
@@ -109,6 +123,15 @@ def _fashion_mnist(config: DataConfig, part: Part, cache_dir: Path | None) -> Im
     if len(images_NHW) != len(labels_N) or len(labels_N) == 0 or labels_N.max() > 9:
         raise DataError(f"{found[0]} and {found[1]} do not belong together; {_REPLACE}")
     return ImageSet(images_NHW[:, None], labels_N, _FASHION_CLASSES)
+
+
+def _fashion_files(config: DataConfig, part: Part) -> tuple[list[Path], tuple[str, str]]:
+    """Return the folders to look in, torchvision's last but one, and the names to look for."""
+    root = _root(config)
+    home = root / "FashionMNIST" / "raw"
+    folders = [*([] if config.root else [_DEBIAN_FASHION_MNIST]), home, root]
+    stem = "train" if part == "train" else "t10k"
+    return folders, (f"{stem}-images-idx3-ubyte", f"{stem}-labels-idx1-ubyte")
 
 
 def _find_idx(folders: Sequence[Path], names: Sequence[str]) -> list[Path]:
@@ -140,19 +163,10 @@ def _read_idx(path: Path, dimensions: int) -> Tensor:
 
 def _cifar(config: DataConfig, part: Part, cache_dir: Path | None) -> ImageSet:
     """Read ``root/cifar-10-batches-py`` or ``root/cifar-100-python``: this part's files only."""
-    from torchvision import datasets  # for the names and checksums
-
-    about = datasets.CIFAR10 if config.name == "cifar10" else datasets.CIFAR100
-    root = _root(config)
-    folder = root / about.base_folder
-    files = about.train_list if part == "train" else about.test_list
-    needed = [(folder / name, md5) for name, md5 in files]
-    needed.append((folder / about.meta["filename"], about.meta["md5"]))
+    root, needed, about = _cifar_files(config, part)
     if config.download and not all(path.is_file() for path, _ in needed):
         _fetch([([about.url], about.tgz_md5)], root)
-    for path, _ in needed:
-        if not path.is_file():
-            raise _missing(config.name, f"{folder.name}/{path.name}", [root])
+    _require_files(config, root, [path for path, _ in needed])
     *batches, meta = [_read_verified_pickle(path, md5) for path, md5 in needed]
     labels = [label for batch in batches for label in batch.get("labels", batch.get("fine_labels"))]
     pixels = np.concatenate([batch["data"] for batch in batches])
@@ -161,6 +175,23 @@ def _cifar(config: DataConfig, part: Part, cache_dir: Path | None) -> ImageSet:
         torch.tensor(labels),
         tuple(meta[about.meta["key"]]),
     )
+
+
+def _cifar_files(config: DataConfig, part: Part) -> tuple[Path, list[tuple[Path, str]], Any]:
+    """Return the root, a part's files with their checksums, and torchvision's class about them."""
+    from torchvision import datasets
+
+    about = datasets.CIFAR10 if config.name == "cifar10" else datasets.CIFAR100
+    root = _root(config)
+    files = about.train_list if part == "train" else about.test_list
+    needed = [*files, (about.meta["filename"], about.meta["md5"])]
+    return root, [(root / about.base_folder / name, md5) for name, md5 in needed], about
+
+
+def _require_files(config: DataConfig, root: Path, paths: Sequence[Path]) -> None:
+    for path in paths:
+        if not path.is_file():
+            raise _missing(config.name, f"{path.parent.name}/{path.name}", [root])
 
 
 def _read_verified_pickle(path: Path, md5: str) -> Any:

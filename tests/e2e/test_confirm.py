@@ -180,7 +180,7 @@ def test_the_report_tells_the_same(confirmed):
 def test_export_hands_over_the_confirmed_setting_and_says_so(confirmed, tmp_path):
     folder, _ = confirmed
     done = run("export", NAME, "--output", tmp_path / "best.yaml", cwd=folder)
-    assert "confirmed over several seeds" in done.stdout
+    assert "trained over several seeds by a confirmation" in done.stdout
     text = (tmp_path / "best.yaml").read_text()
     found = findings(folder)
     assert f"seed: {found['leader']['seed']}\n" in text
@@ -208,6 +208,9 @@ def test_the_same_command_again_runs_nothing_and_opens_nothing(confirmed):
         (["--methods", "singel"], "did you mean 'single'"),
         (["--rivals", "tunded"], "one of searched, tuned"),
         (["--seeds", 1], "in [2, 1000]"),
+        (["--anew"], "--open-test-again"),
+        (["--set", "data.flip=true"], "prepared in another way"),
+        (["--set", "study.seed=9"], "Only data."),
     ],
 )
 def test_what_would_spoil_a_confirmation_is_refused(confirmed, arguments, words):
@@ -239,7 +242,7 @@ def test_kill_9_and_a_stop_in_mid_confirm_then_the_same_command_gives_the_same_n
         kill(driver)
     driver = start("confirm", NAME, cwd=tmp_path)
     wait_until(lambda: len(list(trials.glob("*/result.json"))) > 5, timeout=120)
-    os.killpg(driver.pid, signal.SIGINT)
+    os.killpg(driver.pid, signal.SIGTERM)
     output, _ = driver.communicate(timeout=120)
     assert driver.returncode == 130, output
     assert f"okddip-search confirm {NAME}" in output
@@ -273,6 +276,21 @@ def test_more_seeds_are_added_a_second_look_is_counted_and_the_leader_is_retrain
     exported = run("export", NAME, "--format", "weights", "--output", "out", cwd=tmp_path)
     assert "retrained on train + validation" in exported.stdout
     assert json.loads((tmp_path / "out" / "leader.json").read_text()) == leader
+
+
+def test_a_confirmation_can_be_begun_anew_and_the_earlier_one_is_kept(confirmed, tmp_path):
+    shutil.copytree(confirmed[0], tmp_path, dirs_exist_ok=True)
+    before = findings(tmp_path)
+    done = run(
+        "confirm", NAME, "--anew", "--open-test-again", "--top", 2, "--methods", "single",
+        "--seeds", 2, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = findings(tmp_path)
+    assert found["settings"]["top"] == 2 and len(found["openings"]) == 2
+    kept = json.loads((tmp_path / NAME / "confirm.1" / "confirm.json").read_text())
+    assert kept == before
+    assert "opened 2 times" in done.stdout
 
 
 def test_rivals_can_have_a_search_of_their_own(searched, tmp_path):

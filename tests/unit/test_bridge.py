@@ -5,12 +5,19 @@ from dataclasses import dataclass, field
 import pytest
 from optuna.trial import TrialState
 
-from okddip_search.agenda import SearchAgenda
+from okddip_search.agenda import CONTENDER, SEED, FixedAgenda, SearchAgenda
 from okddip_search.bridge import MAX_CONSECUTIVE_FAILURES, StudyBridge, StudySearcher, reduced
 from okddip_search.errors import UserError
 from okddip_search.settings import ObjectiveSettings
 from okddip_search.space import load_space
-from okddip_search.study import JOURNAL, cut_torn_line, open_study, require_same_images
+from okddip_search.study import (
+    JOURNAL,
+    cut_torn_line,
+    open_fixed_study,
+    open_study,
+    require_same_images,
+    runs_with,
+)
 
 SPACE = """\
 name: bridge
@@ -278,3 +285,48 @@ def test_a_journal_damaged_in_its_middle_is_told(make, tmp_path):
     journal.write_bytes(b"".join([*lines[:3], b"\x00\x00\n", *lines[3:]]))
     with pytest.raises(UserError, match="damaged"):
         make()
+
+
+# Runs that are all known beforehand
+
+
+def fixed_bridge(tmp_path, runs):
+    agenda = FixedAgenda({"a": {"epochs": 2}}, ObjectiveSettings(), {})
+    return StudyBridge(open_fixed_study(tmp_path, "fixed", runs), agenda, 1, [])
+
+
+RUNS = [{CONTENDER: "a", SEED: 5}, {CONTENDER: "a", SEED: 6}]
+
+
+def test_fixed_runs_are_trained_once_each_in_order_with_their_seeds(tmp_path):
+    bridge = fixed_bridge(tmp_path, RUNS)
+    seeds = []
+    while (entry := bridge.next_trial()) is not None:
+        seeds.append(entry.config.seed)
+        bridge.complete(entry.trial.number, reports([0.1, 0.2]))
+    assert seeds == [5, 6]
+    assert bridge.done
+    assert fixed_bridge(tmp_path, RUNS).done
+
+
+def test_runs_that_are_added_later_come_after_those_that_are_there(tmp_path):
+    run_trial(fixed_bridge(tmp_path, RUNS[:1]), [0.1, 0.2])
+    bridge = fixed_bridge(tmp_path, RUNS)
+    assert bridge.next_trial().config.seed == 6
+
+
+def test_a_run_whose_worker_died_is_tried_once_more_by_a_later_driver(tmp_path):
+    for tries in (1, 2):
+        bridge = fixed_bridge(tmp_path, RUNS[:1])
+        number = bridge.next_trial().trial.number
+        bridge.worker_died(number, "out of memory")
+        bridge.give_up(number)
+        assert bridge.done
+        assert len(runs_with(bridge.study, RUNS[0])) == tries
+    assert fixed_bridge(tmp_path, RUNS[:1]).done
+
+
+def test_a_run_whose_training_failed_has_failed(tmp_path):
+    bridge = fixed_bridge(tmp_path, RUNS[:1])
+    bridge.fail(bridge.next_trial().trial.number, "loss is nan")
+    assert fixed_bridge(tmp_path, RUNS[:1]).done

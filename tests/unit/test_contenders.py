@@ -7,9 +7,9 @@ from okddip_search.contenders import (
     LONGER_SINGLE,
     PAPER,
     Plan,
-    first_seeds,
+    agreed_settings,
+    choose,
     longer_single,
-    make_plan,
     rival_config,
     rival_spec,
 )
@@ -57,7 +57,7 @@ def study_of(tmp_path, spec):
 
 
 def plan_of(spec, study, **settings):
-    return make_plan(spec, study, ConfirmSettings(**settings), {})
+    return choose(Plan.begin(spec, ConfirmSettings(**settings)), spec, study, {})
 
 
 def test_the_best_configurations_the_papers_setting_and_every_rival_take_part(spec, study_of):
@@ -107,13 +107,81 @@ def test_nothing_complete_is_nothing_to_confirm(spec, study_of):
         plan_of(spec, study_of([None]))
 
 
-def test_the_seeds_are_fresh_and_a_longer_list_begins_with_the_shorter(spec, study_of):
-    assert first_seeds(0, 5)[:3] == first_seeds(0, 3)
-    assert len(set(first_seeds(0, 100))) == 100
-    assert not set(first_seeds(0, 100)) & {trial_seed(0, number) for number in range(1000)}
-    plan = plan_of(spec, study_of([0.5]), seeds=2)
-    more = plan.with_seeds(4, spec.study.seed)
-    assert more.seeds[:2] == plan.seeds and len(more.seeds) == more.settings.seeds == 4
+def test_the_seeds_are_fresh_and_a_longer_list_begins_with_the_shorter(spec):
+    plan = Plan.begin(spec, ConfirmSettings(seeds=100))
+    assert len(set(plan.seeds)) == 100
+    assert not set(plan.seeds) & {trial_seed(0, number) for number in range(1000)}
+    assert plan.with_seeds(3).seeds == plan.seeds[:3]
+    assert plan.with_seeds(200).seeds[:100] == plan.seeds
+
+
+def test_the_seeds_are_those_of_the_plan_whatever_the_space_says_later(spec, tmp_path):
+    plan = Plan.begin(spec, ConfirmSettings())
+    plan.save(tmp_path / "confirm")
+    assert Plan.load(tmp_path / "confirm").with_seeds(9).seeds[:5] == plan.seeds
+
+
+def test_a_sampled_configuration_that_is_the_papers_is_not_trained_twice(spec, study_of):
+    study = study_of([0.7])
+    study.enqueue_trial(study.trials[0].params)
+    trial = study.ask()
+    spec.suggest(trial)
+    study.tell(trial, 0.9)
+    plan = plan_of(spec, study, methods=[])
+    assert [(c.label, c.may_win) for c in plan.contenders] == [(PAPER, True)]
+
+
+def test_a_candidate_that_is_just_what_a_rival_would_be_is_compared_as_one(tmp_path):
+    text = SPACE.replace("structure: network, ", "").replace(
+        "search:\n", "search:\n  method: {type: categorical, choices: [okddip, single]}\n"
+    )
+    text = text.replace("  num_peers: {type: int, low: 2, high: 4}\n", "")
+    text = text.replace("  leader_weight: {type: float, low: 0.1, high: 5.0}\n", "")
+    text = text.replace(
+        "[{lr: 0.1, num_peers: 3, leader_weight: 1.0}]",
+        "[{method: okddip, lr: 0.1}, {method: single, lr: 0.2}, {method: okddip, lr: 0.3}]",
+    ).replace(", temperature: 4.0", "")
+    (tmp_path / "space.yaml").write_text(text)
+    spec = load_space(tmp_path / "space.yaml")
+    study = open_study(tmp_path, spec)
+    for value in (0.5, 0.9, 0.8):
+        trial = study.ask()
+        spec.suggest(trial)
+        study.tell(trial, value)
+    plan = plan_of(spec, study, top=2, methods=["single", "dml"], single="seconds")
+    assert [(c.label, c.may_win, c.is_rival) for c in plan.contenders] == [
+        ("trial 1", True, True),
+        ("trial 2", True, False),
+        (PAPER, False, True),
+        ("dml", False, True),
+    ]
+    assert plan.single.label == "trial 1"
+    assert longer_single(plan, {"trial 1": [2.0]}).config["epochs"] == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"top": 2}, "other settings: top"),
+        ({"seeds": 4}, r"seeds \(from 5 to 4\)"),
+        ({"rivals": "tuned"}, "other settings: rivals"),
+        ({"methods": ["singel"]}, "did you mean 'single'"),
+    ],
+)
+def test_a_plan_that_has_begun_takes_more_seeds_and_nothing_else(spec, changes, words):
+    begun = Plan.begin(spec, ConfirmSettings())
+    assert agreed_settings(spec, begun, {"seeds": 9}).seeds == 9
+    with pytest.raises(UserError, match=words):
+        agreed_settings(spec, begun, changes)
+
+
+def test_images_that_are_prepared_in_another_way_are_refused(spec, tmp_path):
+    begun = Plan.begin(spec, ConfirmSettings())
+    moved = load_space(tmp_path / "space.yaml", ["data.root=/elsewhere"])
+    assert agreed_settings(moved, begun, {}) == begun.settings
+    flipped = load_space(tmp_path / "space.yaml", ["data.flip=true"])
+    with pytest.raises(UserError, match="prepared in another way"):
+        agreed_settings(flipped, begun, {})
 
 
 def test_a_plan_is_read_back_as_it_was_written(spec, study_of, tmp_path):
@@ -212,7 +280,34 @@ def test_single_is_never_trained_for_less_than_the_epochs_of_the_group(spec, stu
     assert longer_single(plan, {"single": [5.0], "trial 1": [4.0]}).config["epochs"] == 6
 
 
-def test_unknown_times_are_told(spec, study_of):
+def test_without_both_times_there_is_no_longer_single(spec, study_of):
     plan = plan_of(spec, study_of([0.5, 0.7]), single="seconds")
-    with pytest.raises(UserError, match="single"):
-        longer_single(plan, {"trial 1": [4.0], "single": []})
+    assert longer_single(plan, {"trial 1": [4.0], "single": []}) is None
+    without = plan_of(spec, study_of([]), methods=["dml"], single="seconds")
+    assert longer_single(without, {"trial 1": [4.0]}) is None
+
+
+def test_a_rivals_own_search_has_no_more_trials_than_its_space_has_points(tmp_path):
+    (tmp_path / "space.yaml").write_text(
+        SPACE.replace("lr: {type: float, low: 0.001, high: 1.0, log: true}",
+                      "lr: {type: categorical, choices: [0.1, 0.2]}")
+    )  # fmt: skip
+    spec = load_space(tmp_path / "space.yaml")
+    assert rival_spec(spec, "single").study.trials == 3  # two points and the enqueued one
+    assert rival_spec(spec, "dml").study.trials == 7
+    assert rival_spec(spec, "okddip").study.trials == 9
+
+
+def test_a_rivals_own_search_leaves_out_what_applies_only_with_another_structure(tmp_path):
+    (tmp_path / "space.yaml").write_text(
+        SPACE.replace("structure: network, ", "").replace(
+            "search:\n",
+            "search:\n  structure: {type: categorical, choices: [branch, network]}\n"
+            "  momentum: {type: float, low: 0.8, high: 0.95, when: {structure: network}}\n"
+            "  label_smoothing: {type: float, low: 0.0, high: 0.2, when: {structure: branch}}\n",
+        )
+    )
+    spec = load_space(tmp_path / "space.yaml")
+    one = rival_spec(spec, "one").search
+    assert "momentum" not in one and not one["label_smoothing"].when
+    assert rival_spec(spec, "dml").search["momentum"].when == {"structure": ("network",)}

@@ -21,25 +21,25 @@ from okddip_search.result import print_findings
 from okddip_search.settings import ConfirmSettings, ObjectiveSettings
 from okddip_search.study import REASON, open_fixed_study
 
-SEEDS = (11, 22, 33, 44, 55)
 ALLOTMENT = Allotment(2, 0, 1.0, 0.0, 2)
 
 
 def contender(label, kind, trial=None, value=None, method="okddip", may_win=False):
     config = {"method": method, "epochs": 3}
-    return Contender(label, kind, "a note", config, trial, value, may_win)
+    return Contender(label, kind, "a note", config, trial, value, may_win, not may_win)
 
 
 PLAN = Plan(
     ConfirmSettings(top=2, seeds=5, methods=["single"]),
-    (
+    study_seed=0,
+    data={},
+    contenders=(
         contender("trial 4", "candidate", 4, 0.95, may_win=True),
         contender("trial 2", "candidate", 2, 0.93, may_win=True),
         contender(PAPER, "paper", 0, 0.90),
         contender("single", "rival", method="single"),
     ),
-    SEEDS,
-    6,
+    search_trials=6,
 )
 
 # label → validation accuracy by seed; None: the run failed
@@ -109,7 +109,8 @@ def test_a_candidate_that_failed_with_a_seed_does_not_win_by_leaving_it_out(conc
     runs, found = conclude({**VALIDATION, "trial 2": [0.99, None, 0.99, 0.99, 0.99]})
     assert found["winner"] == "trial 4"
     failed = next(r for r in runs["trial 2"] if r.state == "failed")
-    assert (failed.seed, failed.validation, failed.reason) == (22, None, "loss is nan")
+    assert (failed.seed, failed.validation) == (PLAN.seeds[1], None)
+    assert failed.reason == "loss is nan"
 
 
 def test_there_is_no_winner_before_the_last_run_has_ended(conclude):
@@ -120,7 +121,7 @@ def test_there_is_no_winner_before_the_last_run_has_ended(conclude):
 def test_there_is_no_verdict_before_the_test_set_is_opened(conclude):
     _, found = conclude()
     assert found["verdict"] is None and found["comparisons"] == []
-    assert found["leader"]["seed"] == 44
+    assert found["leader"]["seed"] == PLAN.seeds[3]
     assert all(c["test"] is None for c in found["contenders"])
 
 

@@ -1,0 +1,60 @@
+"""``rivals: tuned``: every rival has its own search, in the same space with the same budget."""
+
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import TrialState
+
+from okddip_search.agenda import SearchAgenda
+from okddip_search.console import SearchConsole
+from okddip_search.contenders import Contender, best_config, rival_spec
+from okddip_search.errors import UserError
+from okddip_search.findings import study_seconds
+from okddip_search.session import Session
+from okddip_search.settings import ConfirmSettings
+from okddip_search.spec import SearchSpec
+from okddip_search.study import open_study, trials_in
+
+TUNING = "tuning"
+
+
+def tune_rivals(
+    session: Session, home: Path, settings: ConfirmSettings
+) -> dict[str, dict[str, Any]] | None:
+    """Search for every rival's best configuration, or go on with it.
+
+    Args:
+        session: Of the confirmation.
+        home: Directory of the confirmation; a rival's search lies in ``tuning/METHOD``.
+        settings: Who the rivals are.
+
+    Returns:
+        Method → configuration; none unless rivals are tuned. None where the user stopped.
+
+    Raises:
+        UserError: A search was given up after failures, or completed no trial.
+    """
+    tuned: dict[str, dict[str, Any]] = {}
+    for method in settings.methods if settings.rivals == "tuned" else ():
+        spec = rival_spec(session.spec, method)
+        study = open_study(home / TUNING / method, spec)
+        finished = len(trials_in(study, TrialState.COMPLETE, TrialState.PRUNED))
+        screen = SearchConsole(
+            session.terminal, f"tuning {method}", spec.study.trials, spec.max_epochs, finished
+        )
+        stage = session.tracker.stage(f"{TUNING}-{method}")
+        bridge = session.run_study(study, SearchAgenda(spec), home / TUNING / method, screen, stage)
+        if session.switch.is_thrown:
+            return None
+        if bridge.abort_reason:
+            raise UserError(f"the search for {method} was given up: {bridge.abort_reason}")
+        tuned[method] = best_config(spec, study)
+    return tuned
+
+
+def tuning_seconds(spec: SearchSpec, home: Path, contender: Contender) -> float:
+    """Return the training seconds of a rival's own search; 0 where it had none."""
+    folder = home / TUNING / contender.method
+    if contender.kind != "rival" or not folder.is_dir():
+        return 0.0
+    return study_seconds(open_study(folder, rival_spec(spec, contender.method)), folder)
