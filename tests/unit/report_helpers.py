@@ -202,6 +202,7 @@ def make_confirm(directory: Path) -> dict:
         ],
         "leader": {"seed": 2, "validation": 0.92, "test": 0.91},
         "retrained": None,
+        "search_trials": 6,
         "search_cost": {"training_s": 12.0, "trials": 5, "gpus": 0, "cpus": 2},
     }  # fmt: skip
 

@@ -205,6 +205,12 @@ class TestHonesty:
         forest = make_charts(data_of(search_dir))["forest"].figure
         assert [trace["name"] for trace in forest["data"]] == ["within noise"]
 
+    def test_it_says_when_the_search_has_gone_on_since_its_confirmation(self, search_dir):
+        confirm = make_confirm(search_dir)
+        for known, is_said in ((6, False), (3, True)):
+            write_confirm(search_dir, {**confirm, "search_trials": known})
+            assert ("gone on since" in page_of(search_dir).text) == is_said
+
     def test_better_and_worse_are_said_of_the_winner(self, confirmed_dir):
         forest = make_charts(data_of(confirmed_dir))["forest"].figure
         labels = [note["text"] for note in forest["layout"]["annotations"]]
