@@ -148,6 +148,11 @@ def print_findings(console: Console, found: Mapping[str, Any], directory: Path) 
             if run["state"] == "failed":
                 console.print(f"{escape(contender['label'])}, seed {run['seed']} failed: "
                               f"{escape(run['reason'])}")  # fmt: skip
+    if any(_is_clear_alone(comparison) for comparison in found["comparisons"]):
+        console.print(
+            "An interval is that of one rival alone; what the winner is was corrected for all of "
+            "them, so an interval may leave out 0 within the noise"
+        )
     best, floor = found["search_best"], found["noise_floor"]
     console.print(
         f"The search's best value, {best['label']}: {percent(best['value'])}; its mean over fresh "
@@ -206,6 +211,11 @@ def _findings_table(found: Mapping[str, Any]) -> Table:
             style="bold" if is_winner else None,
         )
     return table
+
+
+def _is_clear_alone(comparison: Mapping[str, Any]) -> bool:
+    low, high = comparison["low"], comparison["high"]
+    return comparison["verdict"] == "within noise" and low is not None and low * high > 0
 
 
 def _difference(comparison: Mapping[str, Any] | None) -> tuple[str, str]:
