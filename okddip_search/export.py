@@ -47,8 +47,9 @@ def keep_best(directory: Path, best: TrialEnd, objective: str) -> None:
 def hand_over(run_dir: Path, target: Path, lines: Sequence[str]) -> None:
     """Copy a run's leader to ``target/leader`` and write its configuration, ``target/best.yaml``.
 
-    ``best.yaml`` is a configuration that ``okddip-search train`` runs as it is, with precision and
-    number of threads as they were: the same accuracy to the last digit on the same machine.
+    ``best.yaml`` is a configuration that ``okddip-search train`` runs as it is, with precision,
+    executor and number of threads as they were: the same accuracy to the last digit on the same
+    machine.
 
     Args:
         run_dir: Of a finished run.
@@ -60,6 +61,7 @@ def hand_over(run_dir: Path, target: Path, lines: Sequence[str]) -> None:
     config = {
         **result["config"],
         "precision": environment["precision"],
+        "executor": environment.get("executor", "separate"),
         "num_threads": environment["num_threads"],
     }
     header = [

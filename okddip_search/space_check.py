@@ -40,6 +40,7 @@ NEVER_SEARCHED = {
     "seed": "each trial's seed is made from study.seed and its number",
     "device": "it belongs to the machine",
     "precision": "it belongs to the machine",
+    "executor": "it belongs to the machine",
     "num_threads": "it belongs to the machine (resources.cpus_per_trial)",
 }
 NEVER_FIXED = {

@@ -258,6 +258,11 @@ class TrainConfig(StrictModel):
     precision: Literal["fp32", "bf16", "auto"] = Field(
         "fp32", description="bf16: autocast; auto: bf16 where the hardware has the instructions"
     )
+    executor: Literal["separate", "fused", "auto"] = Field(
+        "separate",
+        description="members one by one, or all at once as grouped convolutions: the same numbers "
+        "but for rounding; auto: fused where it is expected to pay",
+    )
     num_threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         None, description="CPU threads; null: all cores this process may use"
     )

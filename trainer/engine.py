@@ -16,6 +16,7 @@ from trainer.checkpoint import Checkpoint, CheckpointError, load_checkpoint, sav
 from trainer.config import ConfigError, TrainConfig
 from trainer.data import DevelopmentData
 from trainer.evaluation import evaluate
+from trainer.executors import EXECUTORS, resolve_executor
 from trainer.group import Network, PeerGroup
 from trainer.hardware import available_cores, cpu_name, resolve_device, resolve_precision
 from trainer.methods import build_method
@@ -27,7 +28,7 @@ EVALUATION_BATCH = 512
 CUDA_CHECK_STEPS = 32
 """On a GPU the loss is looked at so often (in steps): every look makes the CPU wait."""
 
-WHERE_IT_RUNS = {"data", "device", "num_threads"}
+WHERE_IT_RUNS = {"data", "device", "executor", "num_threads"}
 """Fields that may differ when a run goes on elsewhere; the fingerprint speaks for the data."""
 
 
@@ -119,8 +120,9 @@ class Trainer:
         teacher_dir: A trained leader's folder, for method ``kd``.
 
     Raises:
-        ConfigError: The configuration asks for a device or precision that is not here, or for a
-            network or teacher that these images do not fit.
+        ConfigError: The configuration asks for a device or precision that is not here, for a
+            network or teacher that these images do not fit, or for an executor that the network
+            does not fit.
     """
 
     def __init__(
@@ -145,6 +147,8 @@ class Trainer:
         self.group = PeerGroup(architecture, config.num_members, config.structure)
         self.method = build_method(config, architecture)
         self.group.to(memory_format=torch.channels_last).to(self.device)
+        self.executor = resolve_executor(config, self.group)
+        self.group.execute_with(EXECUTORS[self.executor])
         self.method.to(self.device)
         self.method.prepare(self.group, data, teacher_dir)
         self._model = nn.ModuleDict({"group": self.group, "method": self.method})
@@ -314,6 +318,7 @@ class Trainer:
         return {
             "device": torch.cuda.get_device_name(self.device) if on_gpu else cpu_name(),
             "precision": self.precision,
+            "executor": self.executor,
             "num_threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "python": platform.python_version(),

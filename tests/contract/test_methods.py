@@ -22,6 +22,7 @@ from trainer.registry import METHODS
 from trainer.run import TrainingRun
 
 EPOCHS = 3
+EXECUTOR = {"executor": "separate"}  # of all runs; set by the fixture
 STALE = {"stale_steps": 3}  # of 4 steps an epoch: copies are of different age at every epoch's end
 PLAIN = {
     f"{name}-{structure}": {"method": name, "structure": structure}
@@ -44,6 +45,12 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 every_run = pytest.mark.parametrize("fields", RUNS.values(), ids=RUNS)
 
 
+@pytest.fixture(scope="module", autouse=True, params=["separate", "fused"])
+def executor(request):
+    """How the members are computed: no method may care."""
+    EXECUTOR["executor"] = request.param
+
+
 def tiny(**changes: object) -> TrainConfig:
     values = {
         "data": {"train_limit": 100, "validation": 150},
@@ -52,7 +59,7 @@ def tiny(**changes: object) -> TrainConfig:
     }  # fmt: skip
     if METHODS[changes.get("method", "okddip")].grouped:
         values["num_peers"] = 2
-    return TrainConfig(**{**values, **STALE, **changes})
+    return TrainConfig(**{**values, **STALE, **EXECUTOR, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +68,7 @@ def data() -> DevelopmentData:
 
 
 @pytest.fixture(scope="module")
-def teacher_dir(data, tmp_path_factory) -> Path:
+def teacher_dir(data, tmp_path_factory, executor) -> Path:
     """A teacher for method kd, twice as wide as its student."""
     directory = tmp_path_factory.mktemp("teacher")
     with TrainingRun(tiny(method="single", width=0.5), data, directory) as run:
@@ -154,7 +161,7 @@ def test_what_is_trained_are_the_members_and_the_methods_own_weights(configure, 
 
 
 @pytest.fixture(scope="module")
-def finished(data, teacher_dir, tmp_path_factory):
+def finished(data, teacher_dir, tmp_path_factory, executor):
     """Return a finished run of some fields, with its directory as it was after every epoch."""
     runs: dict[str, tuple[TrainConfig, list[Path]]] = {}
 

@@ -72,10 +72,11 @@ def worker(config: TrainConfig, directory: Path, steps: int = 99) -> "subprocess
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-@pytest.fixture(scope="module", params=STRUCTURES)
+@pytest.fixture(scope="module", params=["network", "branch", "network-fused", "branch-fused"])
 def straight(request, data, tmp_path_factory) -> tuple[TrainConfig, Path]:
     """A run that was never stopped."""
-    config = tiny(structure=request.param)
+    structure, _, executor = request.param.partition("-")
+    config = tiny(structure=structure, executor=executor or "separate")
     directory = tmp_path_factory.mktemp("straight")
     train(config, data, directory)
     return config, directory

@@ -20,6 +20,8 @@ class Architecture:
         feature_dim: D, the width of the pooled features.
         num_classes: C.
         head: Makes the classifier where it is more than a plain linear layer.
+        blocks: Modules in it that join what their children compute by sums and activations alone,
+            channel by channel: what ``trainer.fused`` may take for several members at once.
     """
 
     trunk: Callable[[], nn.Module]
@@ -28,6 +30,7 @@ class Architecture:
     feature_dim: int
     num_classes: int
     head: Callable[[], nn.Module] | None = None
+    blocks: tuple[type[nn.Module], ...] = ()
 
     def classifier(self) -> nn.Module:
         """Make what follows the pooled features, (N, D) → (N, C)."""

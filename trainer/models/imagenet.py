@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 import torchvision
 from torch import nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from trainer.models.architecture import Architecture
 from trainer.models.layers import kaiming, pooling
@@ -45,7 +46,7 @@ def resnet(*, depth: int, channels: int, num_classes: int, width: float) -> Arch
         stem = [net.conv1, net.bn1, net.relu, net.maxpool]
         return Parts([*stem, net.layer1, net.layer2], [net.layer3, net.layer4], net.fc)
 
-    return _cut(parts, channels, num_classes, kaiming)
+    return _cut(parts, channels, num_classes, kaiming, (BasicBlock, Bottleneck))
 
 
 def mobilenet_v2(*, channels: int, num_classes: int, width: float) -> Architecture:
@@ -87,6 +88,7 @@ def _cut(
     channels: int,
     num_classes: int,
     initialise: Callable[[nn.Conv2d], Any],
+    blocks: tuple[type[nn.Module], ...] = (),
 ) -> Architecture:
     def trunk() -> nn.Module:
         module = nn.Sequential(*parts().trunk)
@@ -103,7 +105,9 @@ def _cut(
     with torch.device("meta"):  # shapes alone: nothing is computed
         map_NCHW = trunk().eval()(torch.empty(1, channels, 32, 32))
         features_ND = branch().eval()(map_NCHW)
-    return Architecture(trunk, branch, map_NCHW.shape[1], features_ND.shape[1], num_classes, head)
+    return Architecture(
+        trunk, branch, map_NCHW.shape[1], features_ND.shape[1], num_classes, head, blocks
+    )
 
 
 def _replace_channels(

@@ -106,7 +106,9 @@ def cifar_resnet(
         third = _stage(block, blocks, outputs[1], outputs[2], stride=2)
         return kaiming(nn.Sequential(third, pooling()))
 
-    return Architecture(trunk, branch, outputs[1], outputs[2], num_classes)
+    return Architecture(
+        trunk, branch, outputs[1], outputs[2], num_classes, blocks=(BasicBlock, Bottleneck)
+    )
 
 
 def _stage(

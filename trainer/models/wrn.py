@@ -72,7 +72,9 @@ def wide_resnet(
         return kaiming(nn.Sequential(third, bn_relu(outputs[2]), pooling()))
 
     head = partial(linear, outputs[2], num_classes)
-    return Architecture(trunk, branch, outputs[1], outputs[2], num_classes, head)
+    return Architecture(
+        trunk, branch, outputs[1], outputs[2], num_classes, head, blocks=(PreActivationBlock,)
+    )
 
 
 def _stage(blocks: int, in_channels: int, out_channels: int, stride: int) -> nn.Sequential:

@@ -1,0 +1,82 @@
+"""What an evaluation and a whole epoch take against the textbook reference.
+
+python benchmarks/bench_eval.py [--threads 1] [--budget 150]
+"""
+
+import click
+import reference
+import torch
+from side_by_side import (
+    MEAN,
+    STD,
+    machine,
+    random_data,
+    reference_group,
+    take_turns,
+    trainers,
+)  # fmt: skip
+
+from trainer import metrics
+from trainer.evaluation import evaluate
+from trainer.hardware import available_cores
+
+PARTS = ("diversity alone", "evaluation", "whole epoch")
+
+
+@click.command()
+@click.option("--model", default="resnet32", show_default=True)
+@click.option("--width", default=1.0, show_default=True)
+@click.option("--train", default=384, show_default=True, help="Training images.")
+@click.option("--validation", default=512, show_default=True, help="Validation images.")
+@click.option("--threads", default=available_cores(), show_default=True)
+@click.option("--budget", default=150.0, show_default=True, help="Seconds for all.")
+def main(
+    model: str, width: float, train: int, validation: int, threads: int, budget: float
+) -> None:
+    """Print a table: seconds of the reference, and how many times as fast each variant is."""
+    print(f"{model} ×{width:g}, groups of 4, {train} training and {validation} validation images")
+    print(machine(threads))
+    print(f"{'structure':<10}{'part':<18}{'reference':>12}  times as fast")
+    for structure in ("branch", "network"):
+        torch.manual_seed(0)
+        data = random_data(train, validation, 32)
+        group = reference_group(model, width, 4, structure)
+        optimizer = reference.make_optimizer(group)
+        training = reference.loader(data.train, MEAN, STD, batch=128, train=True)
+        checking = reference.loader(data.validation, MEAN, STD, batch=128, train=False)
+
+        def epoch(group=group, optimizer=optimizer, training=training, checking=checking):
+            group.train()
+            for images, labels in training:
+                reference.train_step(group, optimizer, images, labels)
+            reference.evaluate(group, checking)
+
+        logits = torch.randn(validation, 3, 10)
+        members = [torch.softmax(member, dim=1) for member in logits.unbind(1)]
+        work = {
+            ("diversity alone", "reference"): lambda m=members: reference.diversity_sum(m),
+            ("diversity alone", "trainer"): lambda z=logits: metrics.pairwise_diversity(z),
+            ("evaluation", "reference"): lambda g=group, c=checking: reference.evaluate(g, c),
+            ("whole epoch", "reference"): epoch,
+        }
+        fields = {"model": model, "width": width, "structure": structure, "epochs": 1000}
+        for (precision, executor), t in trainers(data, num_threads=threads, **fields).items():
+            if precision == "fp32":  # which evaluation always is
+                work["evaluation", f"fp32 {executor}"] = lambda t=t: evaluate(
+                    t.group, t.method, t._validation
+                )
+            if (precision, executor) != ("fp32", "fused"):
+                work["whole epoch", f"{precision} {executor}"] = t.run_epoch
+        took = take_turns(work, rounds=7, budget_s=budget / 2)
+        for part in PARTS:
+            base = took[part, "reference"]
+            ratios = ", ".join(
+                f"{name} {base / seconds:.2f}×"
+                for (of, name), seconds in took.items()
+                if of == part and name != "reference"
+            )
+            print(f"{structure:<10}{part:<18}{base:>10.3f} s  {ratios}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""What the benchmarks share: random images, groups to compare, and turns taken in one process."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+import reference
+import torch
+
+from trainer.config import ConfigError, TrainConfig
+from trainer.data import ResidentData
+from trainer.engine import Trainer
+from trainer.hardware import available_cores, cpu_name
+from trainer.images import ImageSet
+from trainer.models import build_architecture
+
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+VARIANTS = (("fp32", "separate"), ("fp32", "fused"), ("bf16", "separate"), ("bf16", "fused"))
+
+
+def random_images(count: int, size: int) -> ImageSet:
+    pixels = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8)
+    return ImageSet(pixels, torch.arange(count) % 10, tuple(str(i) for i in range(10)))
+
+
+def random_data(train: int, validation: int, size: int) -> ResidentData:
+    return ResidentData(
+        train=random_images(train, size),
+        validation=random_images(validation, size),
+        mean_C=MEAN,
+        std_C=STD,
+        pad=4,
+        flip=True,
+        fingerprint="random",
+    )
+
+
+def reference_group(model: str, width: float, members: int, structure: str) -> reference.Group:
+    architecture = build_architecture(model, channels=3, num_classes=10, width=width)
+    return reference.Group(architecture, members, structure)
+
+
+def trainers(data: ResidentData, **fields: object) -> dict[tuple[str, str], Trainer]:
+    """Make a trainer of each variant that this machine and network have; say which they lack."""
+    found = {}
+    for precision, executor in VARIANTS:
+        try:
+            config = TrainConfig(
+                **fields, precision=precision, executor=executor, device="cpu", ramp_epochs=0
+            )
+            found[precision, executor] = Trainer(config, data)
+        except ConfigError as error:
+            print(f"skipped {precision} {executor}: {error}")
+    return found
+
+
+def take_turns(
+    work: Mapping[object, Callable[[], object]], *, rounds: int, budget_s: float
+) -> dict[object, float]:
+    """Return the median seconds of each; all take turns, so that other load falls on all alike.
+
+    Args:
+        work: What to time.
+        rounds: At most so many, beside one that warms up.
+        budget_s: No further round starts when the next would end after so many seconds.
+    """
+    times: dict[object, list[float]] = {name: [] for name in work}
+    began = time.perf_counter()
+    for turn in range(rounds + 1):
+        started_round = time.perf_counter()
+        for name, call in work.items():
+            started = time.perf_counter()
+            call()
+            if turn:
+                times[name].append(time.perf_counter() - started)
+        now = time.perf_counter()
+        if turn and now - began + (now - started_round) > budget_s:
+            break
+    return {name: statistics.median(samples) for name, samples in times.items()}
+
+
+def machine(threads: int) -> str:
+    return f"{cpu_name()}, {available_cores()} cores, {threads} threads, torch {torch.__version__}"

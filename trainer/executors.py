@@ -1,0 +1,38 @@
+"""How a group is computed: executors by name, and which one a run gets.
+
+An executor is made of a group whose weights lie where they will stay, and computes its forward
+pass. One that records a CUDA graph would be a third entry.
+"""
+
+from collections.abc import Callable
+
+from trainer.config import ConfigError, TrainConfig
+from trainer.fused import FusedGroup, obstacle
+from trainer.group import Executor, PeerGroup, separate
+
+EXECUTORS: dict[str, Callable[[PeerGroup], Executor]] = {
+    "separate": separate,
+    "fused": FusedGroup,
+}
+
+
+def resolve_executor(config: TrainConfig, group: PeerGroup) -> str:
+    """Return a name in ``EXECUTORS``.
+
+    Raises:
+        ConfigError: Fused members were asked for, of a network that cannot be fused.
+    """
+    if config.executor == "separate":
+        return "separate"
+    problem = obstacle(group)
+    if config.executor == "fused":
+        if problem:
+            text = f"'fused' was asked for, but {config.model} cannot be fused: {problem}"
+            raise ConfigError([(("executor",), text)])
+        return "fused"
+    return "separate" if problem or not fusing_pays(group) else "fused"
+
+
+def fusing_pays(group: PeerGroup) -> bool:
+    """Guess whether fused members are faster."""
+    return group.num_members > 1
