@@ -261,7 +261,7 @@ class TrainConfig(StrictModel):
     executor: Literal["separate", "fused", "auto"] = Field(
         "separate",
         description="members one by one, or all at once as grouped convolutions: the same numbers "
-        "but for rounding; auto: fused where it is expected to pay",
+        "but for rounding; auto: fused for small networks on the CPU, where it pays",
     )
     num_threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         None, description="CPU threads; null: all cores this process may use"

@@ -24,7 +24,8 @@ from trainer.methods.base import Batch
 from trainer.models import build_architecture, check_size
 from trainer.schedules import learning_rate, rampup_weight
 
-EVALUATION_BATCH = 512
+EVALUATION_BATCH = {"cpu": 128, "cuda": 512}
+"""Images at once by kind of device: more of them fall out of the CPU's cache."""
 CUDA_CHECK_STEPS = 32
 """On a GPU the loss is looked at so often (in steps): every look makes the CPU wait."""
 
@@ -161,7 +162,7 @@ class Trainer:
         )
         self._data_fingerprint = data.fingerprint
         self._batches = data.training_batches(config.batch_size, self.device)
-        self._validation = data.validation_batches(EVALUATION_BATCH, self.device)
+        self._validation = data.validation_batches(EVALUATION_BATCH[self.device.type], self.device)
 
     @property
     def epoch(self) -> int:

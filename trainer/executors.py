@@ -6,6 +6,8 @@ pass. One that records a CUDA graph would be a third entry.
 
 from collections.abc import Callable
 
+from torch import nn
+
 from trainer.config import ConfigError, TrainConfig
 from trainer.fused import FusedGroup, obstacle
 from trainer.group import Executor, PeerGroup, separate
@@ -14,6 +16,10 @@ EXECUTORS: dict[str, Callable[[PeerGroup], Executor]] = {
     "separate": separate,
     "fused": FusedGroup,
 }
+
+FEW_CHANNELS = 32
+"""Channels of a member's last layer up to which fused members are chosen: a CIFAR ResNet of half
+width."""
 
 
 def resolve_executor(config: TrainConfig, group: PeerGroup) -> str:
@@ -34,5 +40,15 @@ def resolve_executor(config: TrainConfig, group: PeerGroup) -> str:
 
 
 def fusing_pays(group: PeerGroup) -> bool:
-    """Guess whether fused members are faster."""
-    return group.num_members > 1
+    """Say whether fused members were faster where it was measured (docs/performance.md).
+
+    They are on the CPU for members of few channels, whose convolutions are too short to keep it
+    busy. On a GPU nothing is measured yet.
+    """
+    head = group.classifiers[-1]
+    return (
+        group.num_members > 1
+        and isinstance(head, nn.Linear)
+        and head.weight.device.type == "cpu"
+        and head.in_features <= FEW_CHANNELS
+    )

@@ -301,8 +301,22 @@ def test_the_bottlenecks_of_resnet110():
         )
 
 
-def test_auto_is_said_in_the_environment(data):
-    trainer = Trainer(tiny(executor="auto"), data)
-    assert trainer.executor in EXECUTORS
-    assert trainer.environment()["executor"] == trainer.executor
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({}, "fused"),
+        ({"width": 0.5}, "fused"),
+        ({"width": 1.0}, "separate"),  # too many channels
+        ({"method": "single"}, "separate"),  # nothing to fuse
+    ],
+)
+def test_auto_chooses_and_the_environment_says_what(data, fields, expected):
+    peers = {} if "method" in fields else {"num_peers": 2}
+    values = {**tiny().to_dict(), **fields, "executor": "auto"}
+    del values["num_peers"]
+    trainer = Trainer(TrainConfig(**values, **peers), data)
+    assert trainer.executor == trainer.environment()["executor"] == expected
+
+
+def test_members_are_separate_unless_asked_for(data):
     assert Trainer(tiny(), data).executor == "separate"

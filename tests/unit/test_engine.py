@@ -117,7 +117,7 @@ def test_training_losses_are_means_over_images_and_not_over_batches(data, monkey
 
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_measures_equal_a_recomputation_by_hand_image_by_image(data, structure, monkeypatch):
-    monkeypatch.setattr(engine, "EVALUATION_BATCH", 149)  # the last batch is a single image
+    monkeypatch.setitem(engine.EVALUATION_BATCH, "cpu", 149)  # the last batch is a single image
     trainer = Trainer(tiny(structure=structure), data)
     report = list(trainer.epochs())[-1]
     images = data.validation.images_NCHW.double() / 255

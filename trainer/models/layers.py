@@ -19,7 +19,7 @@ def conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> n
 
 def bn_relu(channels: int) -> nn.Sequential:
     """Make a batch norm with its activation."""
-    return nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU())
+    return nn.Sequential(nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
 
 
 def pooling() -> nn.Sequential:

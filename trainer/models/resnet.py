@@ -32,7 +32,7 @@ class _Block(nn.Module):
             self.shortcut = _conv_bn(in_channels, out_channels, kernel=1, stride=stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.residual(x) + self.shortcut(x))
+        return F.relu(self.residual(x) + self.shortcut(x), inplace=True)
 
 
 class BasicBlock(_Block):
@@ -43,7 +43,7 @@ class BasicBlock(_Block):
     def __init__(self, in_channels: int, out_channels: int, stride: int):
         residual = nn.Sequential(
             _conv_bn(in_channels, out_channels, kernel=3, stride=stride),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             _conv_bn(out_channels, out_channels, kernel=3),
         )
         super().__init__(residual, in_channels, out_channels, stride)
@@ -58,9 +58,9 @@ class Bottleneck(_Block):
         inner = widen * out_channels // self.expansion
         residual = nn.Sequential(
             _conv_bn(in_channels, inner, kernel=1),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             _conv_bn(inner, inner, kernel=3, stride=stride),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             _conv_bn(inner, out_channels, kernel=1),
         )
         super().__init__(residual, in_channels, out_channels, stride)
@@ -97,7 +97,7 @@ def cifar_resnet(
     outputs = [expansion * scaled(c, width) for c in STAGE_CHANNELS]
 
     def trunk() -> nn.Module:
-        stem = nn.Sequential(_conv_bn(channels, stem_channels, kernel=3), nn.ReLU())
+        stem = nn.Sequential(_conv_bn(channels, stem_channels, kernel=3), nn.ReLU(inplace=True))
         first = _stage(block, blocks, stem_channels, outputs[0], stride=1)
         second = _stage(block, blocks, outputs[0], outputs[1], stride=2)
         return kaiming(nn.Sequential(stem, first, second))
