@@ -4,7 +4,7 @@ import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,9 @@ from okddip_search.export import FORMATS
 from okddip_search.export import export as run_export
 from okddip_search.space import SearchSpec, bundled_spaces, load_space, summary_of
 from trainer.__main__ import main as train
+
+if TYPE_CHECKING:
+    from okddip_search.session import Request  # it imports ray
 
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
 
@@ -74,22 +77,23 @@ def cli(
         explain_search(explained, directory, gpus=gpus, tracking_uri=tracking_uri)
         return
     from okddip_search.search import run_search
-    from okddip_search.session import Request
 
-    request = Request(
-        spec=spec,
-        directory=directory,
-        resume=resume,
-        gpus=gpus,
-        tracking_uri=tracking_uri,
-        address=address,
-        command=_command_line(),
-    )
+    request = _request(spec, directory, resume, gpus, tracking_uri, address)
     context.exit(run_search(request, then_confirm=not no_confirm))
 
 
-def _command_line() -> str:
-    return shlex.join(["okddip-search", *sys.argv[1:]])
+def _request(
+    spec: SearchSpec,
+    directory: Path,
+    resume: bool,
+    gpus: int | None,
+    tracking_uri: str | None,
+    address: str | None,
+) -> "Request":
+    from okddip_search.session import Request
+
+    command = shlex.join(["okddip-search", *sys.argv[1:]])
+    return Request(spec, directory, resume, gpus, tracking_uri, address, command)
 
 
 def _resolve(
@@ -186,17 +190,8 @@ def confirm(
     if methods is not None:
         changes["methods"] = [name.strip() for name in methods.split(",") if name.strip()]
     from okddip_search.confirm import Wishes, run_confirm
-    from okddip_search.session import Request
 
-    request = Request(
-        spec=spec,
-        directory=directory,
-        resume=True,
-        gpus=gpus,
-        tracking_uri=tracking_uri,
-        address=address,
-        command=_command_line(),
-    )
+    request = _request(spec, directory, True, gpus, tracking_uri, address)
     context.exit(run_confirm(request, Wishes(changes, open_test_again, retrain_on_all, anew)))
 
 

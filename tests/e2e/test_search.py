@@ -138,14 +138,14 @@ def test_the_command_is_installed():
 def test_a_dead_tracking_server_stops_nothing_and_gets_everything_later(tmp_path):
     done = run(
         "--space", write_space(tmp_path), "--out", "out", "--trials", 2,
-        "--tracking-uri", "http://somebody:secret@127.0.0.1:9", cwd=tmp_path,
+        "--tracking-uri", "http://somebody:hunter2-of-ours@127.0.0.1:9", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "okddip-search sync out" in done.stdout
-    assert "secret" not in done.stdout
+    assert "hunter2-of-ours" not in done.stdout
     for path in (tmp_path / "out").rglob("*"):
         if path.is_file():
-            assert b"secret" not in path.read_bytes(), path
+            assert b"hunter2-of-ours" not in path.read_bytes(), path
     store = f"sqlite:///{tmp_path}/later.db"
     synced = run("sync", "out", "--tracking-uri", store, cwd=tmp_path)
     assert synced.returncode == 0, synced.stderr
