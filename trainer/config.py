@@ -266,6 +266,13 @@ class TrainConfig(StrictModel):
     num_threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         None, description="CPU threads; null: all cores this process may use"
     )
+    checkpoint_every_s: float = Field(
+        10.0,
+        ge=0,
+        le=86_400,
+        description="seconds between checkpoints, at the end of an epoch; what a kill costs at "
+        "most, beside the epoch it falls in; 0: every epoch",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -29,7 +29,7 @@ EVALUATION_BATCH = {"cpu": 128, "cuda": 512}
 CUDA_CHECK_STEPS = 32
 """On a GPU the loss is looked at so often (in steps): every look makes the CPU wait."""
 
-WHERE_IT_RUNS = {"data", "device", "executor", "num_threads"}
+WHERE_IT_RUNS = {"data", "device", "executor", "num_threads", "checkpoint_every_s"}
 """Fields that may differ when a run goes on elsewhere; the fingerprint speaks for the data."""
 
 

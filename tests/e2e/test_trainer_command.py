@@ -68,7 +68,7 @@ def test_a_killed_run_goes_on_with_the_same_command(tmp_path):
     folder = tmp_path / "killed"
     folder.mkdir()
     for place in (tmp_path, folder):
-        write_config(place, epochs=20)
+        write_config(place, epochs=20, checkpoint_every_s=0)
     assert command(tmp_path)[0] == 0
     with start(folder) as process:
         while not (folder / "run" / "state.json").exists():

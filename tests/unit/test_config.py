@@ -56,6 +56,7 @@ OUT_OF_RANGE = [
     ("device", "gpu", "one of auto, cpu, cuda"),
     ("precision", "fp16", "one of fp32, bf16, auto"),
     ("executor", "graph", "one of separate, fused, auto"),
+    ("checkpoint_every_s", -1.0, "a number in [0, 86400]"),
     ("num_threads", 0, "a whole number in [1, 1024] or null"),
     ("data", "digits", "a mapping"),
     ("data.name", "mnist", "one of digits, fashion_mnist, cifar10, cifar100, image_folder"),
