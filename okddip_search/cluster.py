@@ -3,21 +3,27 @@
 import os
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from okddip_search.errors import UserError
-from okddip_search.resources import Allotment, Node, allot, count_cpus, count_gpus
+from okddip_search.resources import Node, allot, count_cpus, count_gpus
 from okddip_search.settings import ResourceSettings
+
+T = TypeVar("T")
 
 
 @contextmanager
 def ray_cluster(
     settings: ResourceSettings, gpus: int | None, address: str | None
-) -> Iterator[Allotment]:
+) -> Iterator[list[Node]]:
     """Start a private Ray on this machine, or join the one at ``--address``.
+
+    What it yields is what the machines have, of which at least one trial fits on one.
 
     Args:
         settings: What a trial occupies.
@@ -38,11 +44,13 @@ def ray_cluster(
             if node["Alive"]
         ]
         try:
-            yield allot(settings, nodes, asked_gpus=gpus)
+            allot(settings, nodes, asked_gpus=gpus)
+            yield nodes
         finally:
             ray.shutdown()
         return
-    allotment = allot(settings, [Node(count_cpus(), count_gpus())], asked_gpus=gpus)
+    here = Node(count_cpus(), count_gpus())
+    allotment = allot(settings, [here], asked_gpus=gpus)  # a mistake is told at once
     # Ray's sockets live there, and their paths may have 107 bytes at most.
     place = "/tmp" if len(tempfile.gettempdir()) > 20 and os.path.isdir("/tmp") else None
     with tempfile.TemporaryDirectory(
@@ -58,9 +66,30 @@ def ray_cluster(
                 _temp_dir=short,
             )
         try:
-            yield allotment
+            yield [here]
         finally:
             _shut_down()
+
+
+def call_in_worker(
+    function: Callable[..., T], *arguments: Any, cpus: float, gpus: float, **named: Any
+) -> T:
+    """Call a function once in a worker with so many cores and GPUs; a failure is not retried.
+
+    On the driver's own node if that has them, as the driver is who can read the images.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    options = {
+        "num_cpus": cpus,
+        "num_gpus": gpus,
+        "max_retries": 0,
+        "scheduling_strategy": here,
+    }
+    task = ray.remote(**options)(function).remote(*arguments, **named)
+    while not ray.wait([task], timeout=0.5)[0]:  # signals are heard in between
+        pass
+    result: T = ray.get(task)
+    return result
 
 
 def _shut_down() -> None:

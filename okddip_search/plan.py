@@ -10,6 +10,7 @@ from okddip_search.resources import Node, allot, count_cpus, count_gpus
 from okddip_search.sampling import make_sampler
 from okddip_search.settings import ConfirmSettings
 from okddip_search.spec import SearchSpec
+from okddip_search.speed import left_to_timing, load_speed
 from okddip_search.tracking import masked, store_uri
 
 SAMPLES = 3
@@ -35,6 +36,7 @@ def explain_search(
         click.echo(f"no trial starts after {duration(study.timeout)}")
     click.echo("\n# Resources")
     click.echo(allotment.words)
+    click.echo(_timing(spec, directory))
     click.echo("\n# First trials")
     for number, params in enumerate(first_params(spec)):
         source = "enqueued" if number < len(spec.enqueue) else study.sampler.type
@@ -56,6 +58,14 @@ def explain_search(
     ):
         click.echo(f"{directory}/{name:<16} {what}")
     click.echo(f"MLflow: {masked(tracking_uri or store_uri(directory))}")
+
+
+def _timing(spec: SearchSpec, directory: Path) -> str:
+    known = load_speed(directory)
+    if known is not None:
+        return known.words
+    left = left_to_timing(spec)
+    return f"timed once, before the first trial: {', '.join(left) or 'nothing'}"
 
 
 def _confirmation(settings: ConfirmSettings) -> str:

@@ -366,6 +366,7 @@ def _provenance(sources: Sources) -> dict[str, Any]:
         "precision": environment.get("precision"),
         "num_threads": environment.get("num_threads"),
         "slots": tags.get("slots"),
+        "speed": sources.speed,
         "python": tags.get("python") or environment.get("python") or platform.python_version(),
         "versions": {name: tags[name] for name in packages if name in tags},
         "study_seed": sources.spec.study.seed,

@@ -21,6 +21,7 @@ from okddip_search.errors import UserError
 from okddip_search.export import CONFIRM, RESULT, TRIALS
 from okddip_search.space import load_space
 from okddip_search.spec import SearchSpec
+from okddip_search.speed import load_speed
 from okddip_search.study import JOURNAL
 from okddip_search.tracking_journal import read as read_operations
 from okddip_search.tracking_store import JOURNAL as TRACKING
@@ -44,6 +45,7 @@ class Sources:
         confirm_problem: Why there is no ``confirm`` although the file exists; else empty.
         operations: What the search told MLflow, without epochs; empty where it told nothing.
         driver: Process that is at work on the search, or None.
+        speed: What was timed before the first trial, in words; empty: nothing.
     """
 
     directory: Path
@@ -55,6 +57,7 @@ class Sources:
     confirm_problem: str
     operations: list[Mapping[str, Any]]
     driver: int | None
+    speed: str = ""
 
 
 def read_sources(directory: Path) -> Sources:
@@ -79,6 +82,7 @@ def read_sources(directory: Path) -> Sources:
         confirm_problem=problem,
         operations=_read_tracking(directory / TRACKING),
         driver=_living_driver(directory / "lock"),
+        speed=_read_speed(directory),
     )
 
 
@@ -120,6 +124,14 @@ def _read_confirm(path: Path) -> tuple[Mapping[str, Any] | None, str]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         return None, f"{FINDINGS} cannot be read: {error}"
     return confirm, ""
+
+
+def _read_speed(directory: Path) -> str:
+    try:
+        speed = load_speed(directory)
+    except UserError as error:
+        return str(error)
+    return speed.words if speed else ""
 
 
 def _read_tracking(path: Path) -> list[Mapping[str, Any]]:

@@ -93,7 +93,8 @@ def allot(
     used = [Node(node.cpus, min(node.gpus, gpus)) for node in nodes]
     gpus_per_trial = _gpus_per_trial(settings, max(node.gpus for node in used))
     wanted = [_slots(node, gpus_per_trial) for node in used]
-    cpus_per_trial = settings.cpus_per_trial or _cores_each(used, wanted, gpus_per_trial)
+    asked_cpus = None if settings.cpus_per_trial == "auto" else settings.cpus_per_trial
+    cpus_per_trial = asked_cpus or _cores_each(used, wanted, gpus_per_trial)
     slots = sum(
         min(want, int(node.cpus / cpus_per_trial)) for node, want in zip(used, wanted, strict=True)
     )
@@ -117,6 +118,8 @@ def allot(
 def _gpus_per_trial(settings: ResourceSettings, most_on_a_node: int) -> float:
     if most_on_a_node == 0:
         return 0.0
+    if isinstance(settings.trials_per_gpu, int):
+        return 1.0 / settings.trials_per_gpu
     asked = 1.0 if settings.gpus_per_trial is None else settings.gpus_per_trial
     if asked > most_on_a_node:
         raise UserError(

@@ -10,7 +10,7 @@ import os
 import platform
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -18,23 +18,22 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import optuna
-import ray
 from ray import tune
 from ray.tune.stopper import Stopper
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 from rich.markup import escape
 
 from okddip_search.agenda import Agenda
 from okddip_search.bridge import StudyBridge, StudyScheduler, StudySearcher, Unsaved
-from okddip_search.cluster import ray_cluster
+from okddip_search.cluster import call_in_worker, ray_cluster
 from okddip_search.console import SearchConsole, noise_to
 from okddip_search.errors import UserError
 from okddip_search.events import Listener
 from okddip_search.export import TRIALS
 from okddip_search.report import write_report
-from okddip_search.resources import Allotment
+from okddip_search.resources import Allotment, Node, allot
 from okddip_search.spec import SearchSpec
+from okddip_search.speed import Speed, find_speed
 from okddip_search.stopping import StopSwitch
 from okddip_search.study import sole_driver
 from okddip_search.tracking import Tracker, masked, target_of, usual_uri
@@ -177,22 +176,11 @@ class Session:
             shutil.rmtree(scratch, ignore_errors=True)
 
     def in_worker(self, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-        """Call a function in a worker with a trial's resources, once: a failure is not retried.
-
-        On the driver's own node if trials fit there, as the driver is who can read the images.
-        """
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        options = {
-            "num_cpus": self.allotment.cpus_per_trial,
-            "num_gpus": self.allotment.gpus_per_trial,
-            "max_retries": 0,
-            "scheduling_strategy": here,
-        }
-        task = ray.remote(**options)(function).remote(*arguments, **named)
-        while not ray.wait([task], timeout=0.5)[0]:  # signals are heard in between
-            pass
-        result: T = ray.get(task)
-        return result
+        """Call a function in a worker with a trial's resources (``call_in_worker``)."""
+        share = self.allotment
+        return call_in_worker(
+            function, *arguments, cpus=share.cpus_per_trial, gpus=share.gpus_per_trial, **named
+        )
 
     def write_report(self) -> Path | None:
         """Write the report; what goes wrong with it must not cost the search its end."""
@@ -261,10 +249,9 @@ def open_session(request: Request, how_to_go_on: str) -> Iterator[Session]:
             uri = usual_uri(directory.resolve())
         target_of(directory, uri)  # a mistake in it is told before anything starts
         data = _load_data(request.spec, directory)
-        settings = request.spec.resources
-        with ray_cluster(settings, request.gpus, request.address) as allotment:
+        with ray_cluster(request.spec.resources, request.gpus, request.address) as nodes:
             stop.take_over()  # Ray has put a handler of its own over SIGTERM, which aborts
-            spec = _as_run(request.spec, allotment)
+            spec, allotment, speed = _settle(request, nodes, data)
             write_atomically(directory / SPEC, request.spec.to_yaml())
             home = directory.resolve()
             tracker = Tracker(
@@ -272,6 +259,8 @@ def open_session(request: Request, how_to_go_on: str) -> Iterator[Session]:
             )
             session = Session(request, spec, home, terminal, data, allotment, tracker, stop)
             session.say(allotment.words)
+            if speed.words:
+                session.say(speed.words)
             tracker.search_started(*session.provenance())
             try:
                 yield session
@@ -293,6 +282,21 @@ def _load_data(spec: SearchSpec, directory: Path) -> DevelopmentData:
         return load_development_data(spec.data, cache_dir=directory.resolve())
     except DataError as error:
         raise UserError(f"data: {error}") from None
+
+
+def _settle(
+    request: Request, nodes: Sequence[Node], data: DevelopmentData
+) -> tuple[SearchSpec, Allotment, Speed]:
+    """Return the spec and the shares as they will be run; what is left to the machine is timed."""
+    spec, resources = request.spec, request.spec.resources
+    images = data.train
+    shape = (images.channels, *images.size, images.num_classes)
+    allotment = allot(resources, nodes, asked_gpus=request.gpus)
+    _as_run(spec, allotment)  # a mistake is told before anything is timed
+    node_cpus = max(node.cpus for node in nodes)
+    speed = find_speed(spec, allotment, shape, node_cpus, request.directory, call_in_worker)
+    allotment = allot(speed.share(resources), nodes, asked_gpus=request.gpus)
+    return _as_run(speed.applied_to(spec), allotment), allotment, speed
 
 
 def _as_run(spec: SearchSpec, allotment: Allotment) -> SearchSpec:

@@ -237,9 +237,18 @@ class ConfirmSettings(StrictModel):
 class ResourceSettings(StrictModel):
     """What each trial occupies; null: decided from the machine."""
 
-    cpus_per_trial: Annotated[float, Field(ge=1)] | None = Field(None, description="CPU cores")
+    cpus_per_trial: Annotated[float, Field(ge=1)] | Literal["auto"] | None = Field(
+        None,
+        description="CPU cores; null: one, or a GPU's share; auto: without GPUs, timed when the "
+        "search begins",
+    )
     gpus_per_trial: Annotated[float, Field(ge=0)] | None = Field(
         None, description="GPUs; below 1, several trials share one"
+    )
+    trials_per_gpu: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] | None = Field(
+        None,
+        description="trials that share a GPU, instead of gpus_per_trial; auto: timed when the "
+        "search begins",
     )
     max_concurrent: Count | None = Field(None, description="trials at a time")
 
@@ -249,4 +258,7 @@ class ResourceSettings(StrictModel):
         if gpus is not None and gpus > 1 and gpus != int(gpus):
             text = f"{gpus} is neither a fraction of one GPU nor a whole number of them"
             raise ConfigError([(("gpus_per_trial",), text)])
+        if gpus is not None and self.trials_per_gpu is not None:
+            text = "gpus_per_trial says already how trials share the GPUs; leave one of them out"
+            raise ConfigError([(("trials_per_gpu",), text)])
         return self

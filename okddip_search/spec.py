@@ -18,6 +18,7 @@ from okddip_search.settings import (
 from okddip_search.yaml_lines import dump_yaml
 from trainer.config import DataConfig, TrainConfig
 
+_SIZES = {"num_peers", "width", "batch_size"}  # fields that a run's memory grows with
 MAX_GRID_POINTS = 100_000  # Optuna holds all of them in memory
 
 
@@ -64,6 +65,14 @@ class SearchSpec:
         """Return the first enqueued configuration, the rest from the middle of each range."""
         values = {name: dimension.middle() for name, dimension in self.search.items()}
         return self.suggest(FixedTrial({**values, **(self.enqueue[0] if self.enqueue else {})}))
+
+    def largest(self) -> TrainConfig:
+        """Return the configuration that takes most memory, the rest from the middle."""
+        values = {
+            name: max(dimension.ends().values()) if name in _SIZES else dimension.middle()
+            for name, dimension in self.search.items()
+        }
+        return self.suggest(FixedTrial(values))
 
     @property
     def has_conditions(self) -> bool:

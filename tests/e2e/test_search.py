@@ -16,7 +16,10 @@ import trainer.config
 def search(tmp_path_factory):
     """Run it once; the tests look at what it left."""
     folder = tmp_path_factory.mktemp("search")
-    done = run("--space", write_space(folder), "--out", "runs/tiny", cwd=folder)
+    done = run(
+        "--space", write_space(folder), "--out", "runs/tiny",
+        "--set", "trainer.executor=auto", cwd=folder,
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return folder, done.stdout
 
@@ -32,6 +35,15 @@ def test_the_study_holds_the_whole_budget_and_agrees_with_the_trials(search):
     assert TrialState.COMPLETE in states
     assert TrialState.PRUNED in states
     assert study.trials[0].params == {"lr": 0.1, "temperature": 3.0}
+
+
+def test_every_trial_is_computed_as_was_timed_to_be_fastest(search):
+    speed = json.loads((directory(search) / "speed.json").read_text())
+    runs = [json.loads(p.read_text()) for p in directory(search).glob("trials/*/result.json")]
+    assert {run["environment"]["executor"] for run in runs} == {speed["chosen"]["executor"]}
+    assert set(speed["seconds"]) == {"separate fp32", "fused fp32"}
+    assert f"Chosen by timing: executor {speed['chosen']['executor']}" in search[1]
+    assert "Chosen by timing" in (directory(search) / "report.html").read_text()
 
 
 def test_a_pruned_trial_is_recorded_with_the_step_it_ended_at(search):

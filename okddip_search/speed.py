@@ -1,0 +1,293 @@
+"""``speed.json``: what a search measured before its first trial, so that all trials run alike.
+
+Where the space says ``auto``, executor and precision are the fastest on this machine for the middle
+of the space, and trials share a device in the number that gets most done. They are measured once,
+when a search begins: trials that were computed differently would not compare.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar
+
+from okddip_search.errors import UserError
+from okddip_search.resources import Allotment
+from okddip_search.settings import ResourceSettings
+from okddip_search.spec import SearchSpec
+from trainer.config import TrainConfig
+from trainer.files import write_json
+
+logger = logging.getLogger(__name__)
+
+SPEED = "speed.json"
+WORTH = 1.05
+"""What is so many times as fast as the plain way (or as fewer trials at a time) is chosen."""
+MOST_TRIALS_PER_GPU = 8
+CONTEXT_GIB = 0.6
+"""Of a GPU's memory, beside what torch reports: a process's CUDA context and libraries."""
+HEADROOM = 0.9
+"""Share of a GPU's memory that may be planned for."""
+
+T = TypeVar("T")
+
+
+class Ask(Protocol):
+    """Calls a function in a worker that has so many cores and GPUs."""
+
+    def __call__(self, function: Callable[..., T], *arguments: Any, cpus: float, gpus: float) -> T:
+        """Return what the function returns."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """Trials at a time on one device.
+
+    Attributes:
+        trials: So many.
+        steps_per_s: Of all together; 0 where they did not fit.
+        memory_gib: Of the GPU, of all together.
+    """
+
+    trials: int
+    steps_per_s: float
+    memory_gib: float = 0.0
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What was chosen, and from what.
+
+    Attributes:
+        chosen: ``executor``, ``precision``, ``trials_per_gpu`` or ``cpus_per_trial``, as far as the
+            space leaves them to the machine.
+        seconds: Of a short epoch, by executor and precision.
+        tried: Trials at a time.
+        device: Where it was measured.
+    """
+
+    chosen: Mapping[str, Any] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    tried: Sequence[Mapping[str, Any]] = ()
+    device: str = ""
+
+    @property
+    def words(self) -> str:
+        """Say it in one line; empty where nothing was measured."""
+        if not self.chosen:
+            return ""
+        parts = [f"{name} {value}" for name, value in self.chosen.items()]
+        times = [f"{name} {1000 * s:.0f} ms" for name, s in self.seconds.items()]
+        loads = [f"{t['trials']} at a time {t['steps_per_s']:.1f} steps/s" for t in self.tried]
+        return f"Chosen by timing: {', '.join(parts)} ({'; '.join([*times, *loads])})"
+
+    def applied_to(self, spec: SearchSpec) -> SearchSpec:
+        """Return the spec with executor and precision as chosen."""
+        fields = {k: self.chosen[k] for k in ("executor", "precision") if k in self.chosen}
+        return replace(spec, trainer={**spec.trainer, **fields})
+
+    def share(self, resources: ResourceSettings) -> ResourceSettings:
+        """Return the resources with trials at a time as chosen."""
+        fields = {k: v for k, v in self.chosen.items() if k in _PACKING}
+        return resources.model_copy(update=fields)
+
+
+_PACKING = ("trials_per_gpu", "cpus_per_trial")
+
+
+def load_speed(directory: Path) -> Speed | None:
+    """Return what a search measured, or None where it has measured nothing.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
+    path = directory / SPEED
+    if not path.exists():
+        return None
+    try:
+        return Speed(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{path} cannot be read: {error}",
+            "It says how this search's trials are computed; restore it from a copy of the search.",
+        ) from None
+
+
+def find_speed(
+    spec: SearchSpec,
+    allotment: Allotment,
+    shape: Sequence[int],
+    node_cpus: int,
+    directory: Path,
+    ask: Ask,
+) -> Speed:
+    """Measure what the space leaves to the machine, once a search: a resumed one reads it.
+
+    Args:
+        spec: The space.
+        allotment: How the machine is shared out if nothing is found to be better.
+        shape: Of the images: channels, height, width, classes.
+        node_cpus: Cores of the largest machine.
+        directory: Of the search.
+        ask: Runs the measurement.
+    """
+    known = load_speed(directory)
+    if known is not None:
+        return known
+    try:
+        speed = _fastest_variant(spec, allotment, shape, ask)
+        speed = _best_packing(speed, speed.applied_to(spec), allotment, shape, node_cpus, ask)
+    except Exception:  # trials that decide by rule are better than none, and tell what is wrong
+        logger.exception("timing")
+        return Speed()
+    if speed.chosen:
+        write_json(directory / SPEED, vars(speed))
+    return speed
+
+
+def _fastest_variant(
+    spec: SearchSpec, allotment: Allotment, shape: Sequence[int], ask: Ask
+) -> Speed:
+    variants = open_variants(spec)
+    if len(variants) < 2:
+        return Speed()
+    config = _as_run(spec.example(), allotment.threads_per_trial, allotment)
+    answer = ask(
+        measure_variants, config, shape, variants,
+        cpus=allotment.cpus_per_trial, gpus=allotment.gpus_per_trial,
+    )  # fmt: skip
+    seconds = {(executor, precision): s for executor, precision, s in answer["seconds"]}
+    if not seconds:
+        return Speed()
+    executor, precision = fastest(seconds)
+    chosen = {"executor": executor, "precision": precision}
+    left = {k: v for k, v in chosen.items() if v != "auto" and spec.trainer.get(k) == "auto"}
+    return Speed(left, {f"{e} {p}": s for (e, p), s in seconds.items()}, (), answer["device"])
+
+
+def open_variants(spec: SearchSpec) -> list[tuple[str, str]]:
+    """Return the pairs of executor and precision that the space leaves open, the plain one first.
+
+    Networks that are searched may not all be fusable: each trial then decides by rule.
+    """
+
+    def options(name: str, *known: str) -> list[str]:
+        value = spec.trainer.get(name, TrainConfig.model_fields[name].default)
+        return list(known) if value == "auto" else [value]
+
+    executors = ["auto"] if "model" in spec.search else options("executor", "separate", "fused")
+    if "executor" in spec.search or "precision" in spec.search:
+        return []
+    return [(e, p) for p in options("precision", "fp32", "bf16") for e in executors]
+
+
+def left_to_timing(spec: SearchSpec) -> list[str]:
+    """Return the fields of the space that are timed when its search begins."""
+    fields = ["executor", "precision"] if len(open_variants(spec)) > 1 else []
+    left = [name for name in fields if spec.trainer.get(name) == "auto"]
+    return left + [name for name in _PACKING if getattr(spec.resources, name) == "auto"]
+
+
+def fastest(seconds: Mapping[tuple[str, str], float]) -> tuple[str, str]:
+    """Return the fastest; of those that are about as fast, the first, which is the plainest."""
+    best = next(iter(seconds))
+    for variant, taken in seconds.items():
+        if seconds[best] >= WORTH * taken:
+            best = variant
+    return best
+
+
+def _best_packing(
+    speed: Speed,
+    spec: SearchSpec,
+    allotment: Allotment,
+    shape: Sequence[int],
+    node_cpus: int,
+    ask: Ask,
+) -> Speed:
+    resources = spec.resources
+    on_gpu = allotment.gpus_per_trial > 0
+    asked = resources.trials_per_gpu if on_gpu else resources.cpus_per_trial
+    if asked != "auto":
+        return speed
+    cores = int(allotment.cpus_per_trial) if on_gpu else node_cpus
+    config = _as_run(spec.largest(), cores, allotment)
+    answer = ask(measure_packing, config, shape, cores, cpus=cores, gpus=float(on_gpu))
+    tried = [Tried(**one) for one in answer["tried"]]
+    trials = most_gets_done(tried, answer["total_gib"])
+    name: Literal["trials_per_gpu", "cpus_per_trial"]
+    name, value = (
+        ("trials_per_gpu", trials) if on_gpu else ("cpus_per_trial", float(cores // trials))
+    )
+    return replace(
+        speed,
+        chosen={**speed.chosen, name: value},
+        tried=[vars(one) for one in tried],
+        device=answer["device"],
+    )
+
+
+def most_gets_done(tried: Sequence[Tried], total_gib: float) -> int:
+    """Return how many trials at a time get most done and fit; fewer where more are not worth it.
+
+    Args:
+        tried: By ascending number of trials.
+        total_gib: Memory of the GPU; 0 on the CPU.
+    """
+    best = tried[0]
+    for one in tried[1:]:
+        fits = not total_gib or one.memory_gib <= HEADROOM * total_gib
+        if fits and one.steps_per_s > WORTH * best.steps_per_s:
+            best = one
+    return best.trials
+
+
+def _as_run(config: TrainConfig, threads: int, allotment: Allotment) -> dict[str, Any]:
+    device = "cuda" if allotment.gpus_per_trial > 0 else "cpu"
+    return {**config.to_dict(), "num_threads": max(1, threads), "device": device}
+
+
+def measure_variants(
+    config: Mapping[str, Any], shape: Sequence[int], variants: Sequence[tuple[str, str]]
+) -> dict[str, Any]:
+    """Time executors and precisions; runs in a worker.
+
+    Returns:
+        ``seconds``: rows of executor, precision and seconds; ``device``: its name.
+    """
+    from trainer.hardware import device_name
+    from trainer.timing import Shape, Variant, time_variants
+
+    run = TrainConfig(**config)
+    times = time_variants(run, Shape(*shape), [Variant(*variant) for variant in variants])
+    return {"seconds": [[*variant, s] for variant, s in times.items()], "device": device_name(run)}
+
+
+def measure_packing(config: Mapping[str, Any], shape: Sequence[int], cores: int) -> dict[str, Any]:
+    """Time 1, 2, 4 … trials at a time on one device; runs in a worker that has all of it.
+
+    Returns:
+        ``tried``: fields of ``Tried``; ``total_gib``: the GPU's memory; ``device``: its name.
+    """
+    from trainer.hardware import device_memory_gib, device_name
+    from trainer.timing import Shape, side_by_side
+
+    run = TrainConfig(**config)
+    on_gpu = run.device == "cuda"
+    most = MOST_TRIALS_PER_GPU if on_gpu else cores
+    tried: list[Tried] = []
+    trials = 1
+    while trials <= most:
+        one = run.model_copy(update={"num_threads": max(1, cores // trials)})
+        load = side_by_side(one, Shape(*shape), trials)
+        if load is None:
+            break
+        memory_gib = trials * (load.memory_gib + CONTEXT_GIB) if on_gpu else 0.0
+        tried.append(Tried(trials, load.steps_per_s, memory_gib))
+        trials *= 2
+    return {
+        "tried": [vars(one) for one in tried or [Tried(1, 0.0)]],
+        "total_gib": device_memory_gib(run),
+        "device": device_name(run),
+    }

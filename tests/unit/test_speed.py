@@ -1,0 +1,151 @@
+"""What is left to the machine is timed once a search, and chosen only where it is worth it."""
+
+import pytest
+
+from okddip_search.errors import UserError
+from okddip_search.resources import Node, allot
+from okddip_search.space import load_space
+from okddip_search.speed import (
+    Speed,
+    Tried,
+    fastest,
+    find_speed,
+    left_to_timing,
+    load_speed,
+    most_gets_done,
+    open_variants,
+)
+from trainer.config import TrainConfig
+from trainer.timing import Shape, Variant, side_by_side, time_variants
+
+SPACE = """\
+name: tiny
+data: {name: digits}
+trainer: {model: resnet8, width: 0.25, batch_size: 16, executor: auto, precision: auto}
+search:
+  num_peers: {type: int, low: 1, high: 3}
+resources: {cpus_per_trial: auto}
+"""
+DIGITS = Shape(1, 8, 8, 10)
+
+
+def space(tmp_path, text=SPACE):
+    (tmp_path / "tiny.yaml").write_text(text)
+    return load_space(str(tmp_path / "tiny.yaml"))
+
+
+def measured(spec, directory, cores=2):
+    """Measure in this process instead of a worker."""
+    allotment = allot(spec.resources, [Node(cores, 0)], asked_gpus=0)
+    asked = []
+
+    def ask(function, *arguments, cpus, gpus):
+        asked.append((function.__name__, cpus, gpus))
+        return function(*arguments)
+
+    return find_speed(spec, allotment, DIGITS, cores, directory, ask), asked
+
+
+def test_it_is_measured_once_and_read_again_by_a_resumed_search(tmp_path):
+    spec = space(tmp_path)
+    speed, asked = measured(spec, tmp_path)
+    assert asked == [("measure_variants", 1.0, 0.0), ("measure_packing", 2, 0.0)]
+    assert speed.chosen["executor"] in ("separate", "fused")
+    assert speed.chosen["precision"] in ("fp32", "bf16")
+    assert speed.chosen["cpus_per_trial"] in (1.0, 2.0)
+    assert all(seconds > 0 for seconds in speed.seconds.values())
+    assert [one["trials"] for one in speed.tried] == [1, 2]
+    again, asked = measured(spec, tmp_path)
+    assert (again, asked) == (speed, [])
+    applied = speed.applied_to(spec).trainer
+    assert {applied["executor"], applied["precision"]}.isdisjoint({"auto"})
+    assert speed.share(spec.resources).cpus_per_trial == speed.chosen["cpus_per_trial"]
+
+
+def test_what_the_space_says_is_not_measured(tmp_path):
+    text = SPACE.replace("executor: auto, precision: auto", "executor: separate")
+    speed, asked = measured(space(tmp_path, text.replace("auto", "1")), tmp_path)
+    assert (speed, asked) == (Speed(), [])
+    assert not (tmp_path / "speed.json").exists()
+
+
+def test_a_damaged_record_is_told_and_not_measured_anew(tmp_path):
+    (tmp_path / "speed.json").write_text("{")
+    with pytest.raises(UserError, match="speed.json cannot be read"):
+        load_speed(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "search", "variants"),
+    [
+        ("executor: auto", "", ["separate fp32", "fused fp32"]),
+        ("precision: auto", "", ["separate fp32", "separate bf16"]),
+        ("executor: fused, precision: auto", "", ["fused fp32", "fused bf16"]),
+        ("executor: auto", "model: {type: categorical, choices: [resnet8, vgg16]}", ["auto fp32"]),
+        ("", "", ["separate fp32"]),
+    ],
+)
+def test_only_what_is_left_open_is_a_variant(tmp_path, trainer, search, variants):
+    fields = {"data": "{name: digits}", "trainer": f"{{{trainer}}}"}
+    text = "".join(f"{k}: {v}\n" for k, v in fields.items())
+    text += f"search:\n  lr: {{type: float, low: 0.1, high: 0.2}}\n  {search}\n"
+    spec = space(tmp_path, "name: t\n" + text)
+    assert [" ".join(variant) for variant in open_variants(spec)] == variants
+    left = [name for name in ("executor", "precision") if f"{name}: auto" in trainer]
+    assert left_to_timing(spec) == (left if len(variants) > 1 else [])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "chosen"),
+    [
+        ((1.0, 0.5, 0.8), "b"),
+        ((1.0, 0.97, 0.99), "a"),  # within what a machine's other load does
+        ((1.0, 0.80, 0.79), "b"),  # the third is not worth it beside the second
+        ((0.5, 1.0, 1.0), "a"),
+    ],
+)
+def test_a_variant_is_chosen_where_it_is_worth_it(seconds, chosen):
+    assert (
+        fastest({("a", ""): seconds[0], ("b", ""): seconds[1], ("c", ""): seconds[2]})[0] == chosen
+    )
+
+
+@pytest.mark.parametrize(
+    ("steps_per_s", "gib", "total_gib", "trials"),
+    [
+        ((10, 18, 30, 31), (9, 18, 36, 72), 80, 4),  # eight get hardly more done than four
+        ((10, 18, 30, 31), (9, 18, 36, 72), 36, 2),  # four leave no headroom
+        ((10, 9, 8, 7), (9, 18, 36, 72), 80, 1),
+        ((10, 9, 30, 20), (0, 0, 0, 0), 0, 4),  # the CPU's memory is not counted
+    ],
+)
+def test_trials_share_a_device_in_the_number_that_gets_most_done(
+    steps_per_s, gib, total_gib, trials
+):
+    tried = [Tried(2**i, s, g) for i, (s, g) in enumerate(zip(steps_per_s, gib, strict=True))]
+    assert most_gets_done(tried, total_gib) == trials
+
+
+def test_variants_that_a_network_does_not_have_are_left_out():
+    config = TrainConfig(model="vgg16", width=0.125, num_peers=1, device="cpu", batch_size=4)
+    shape = Shape(3, 32, 32, 4)
+    times = time_variants(config, shape, [Variant("separate", "fp32"), Variant("fused", "fp32")])
+    assert list(times) == [Variant("separate", "fp32")]
+
+
+def test_runs_that_do_not_fit_are_told_from_slow_ones():
+    config = TrainConfig(
+        model="resnet8", width=0.25, num_peers=1, device="cpu", num_threads=1, batch_size=16
+    )
+    load = side_by_side(config, DIGITS, 2, seconds=0.3)
+    assert load is not None and load.steps_per_s > 0 and load.memory_gib == 0
+    assert side_by_side(config, Shape(1, 4, 4, 10), 1) is None  # the process ended
+
+
+def test_a_search_goes_on_where_nothing_can_be_timed(tmp_path):
+    def ask(function, *arguments, cpus, gpus):
+        raise RuntimeError("no worker")
+
+    spec = space(tmp_path)
+    allotment = allot(spec.resources, [Node(2, 0)], asked_gpus=0)
+    assert find_speed(spec, allotment, DIGITS, 2, tmp_path, ask) == Speed()
