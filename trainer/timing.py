@@ -26,7 +26,7 @@ from trainer.images import ImageSet
 STEPS = 4
 """Of the epochs that are timed."""
 ROUNDS = 3
-ENOUGH_S = 3.0
+ENOUGH_S = 1.5
 """Rounds of short epochs are repeated for so long: they are noisy."""
 MOST_S = 60.0
 """No further round of long epochs starts after so long."""
