@@ -136,11 +136,11 @@ def packed_trial(structure: str, precision: str, executor: str, ready, ends) -> 
     try:
         trainer = Trainer(configuration(structure, precision, executor), images(1.0))
         trainer.run_epoch()
-    except BaseException as error:
+        ready.wait()
+    except Exception as error:
         ready.abort()  # nobody need wait for this one
         ends.put(f"{type(error).__name__}: {error}")
         return
-    ready.wait()
     started = time.time()
     for _ in range(PACKED_EPOCHS):
         trainer.run_epoch()
