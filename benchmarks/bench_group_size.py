@@ -33,8 +33,8 @@ def main(model: str, width: float, image: int, batch: int, threads: int, budget:
             work = {}
             for variant, trainer in made.items():
                 inputs = Batch(*next(trainer._batches.epoch(0, 0)), 1.0)
-                trainer._model.train()
-                work[variant] = lambda t=trainer, i=inputs: t._step(i)["total"].item()
+                trainer.learner.model.train()
+                work[variant] = lambda t=trainer, i=inputs: t.learner.step(i)["total"].item()
             took = take_turns(work, rounds=20, budget_s=budget / 14)
             base = took["fp32", "separate"]
             ratios = "".join(f"{base / took[v]:>14.2f}×" if v in took else f"{'-':>15}"

@@ -68,7 +68,7 @@ def main(model: str, batch: int, repeats: int) -> None:
                 trainer.method.train()
                 images, labels = next(trainer._batches.epoch(0, turn))
                 started = time.perf_counter()
-                losses = trainer._step(Batch(images, labels, 1.0))
+                losses = trainer.learner.step(Batch(images, labels, 1.0))
                 losses["total"].item()  # waits for a GPU
                 if turn:  # the first round warms up
                     times[variant].append(time.perf_counter() - started)

@@ -37,8 +37,8 @@ def steps(model: str, width: float, size: int, batch: int, structure: str, threa
     fields = {"model": model, "width": width, "structure": structure, "batch_size": batch}
     for variant, trainer in trainers(data, num_threads=threads, **fields).items():
         inputs = Batch(*next(trainer._batches.epoch(0, 0)), 1.0)
-        trainer._model.train()
-        work[variant] = lambda t=trainer, i=inputs: t._step(i)["total"].item()
+        trainer.learner.model.train()
+        work[variant] = lambda t=trainer, i=inputs: t.learner.step(i)["total"].item()
     return work
 
 

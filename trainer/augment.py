@@ -6,7 +6,7 @@ never with a Python loop over images and never with a wait for the device.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -42,6 +42,28 @@ class Augmentation:
     top_N: Tensor
     left_N: Tensor
     flip_N: Tensor
+
+
+class Drawn(NamedTuple):
+    """N images that were drawn, on the device: all that it takes to cut batches out of the set.
+
+    Attributes:
+        first_N: int64, where in the padded set the crop starts, in pixels.
+        flip_N: bool, whether the crop is mirrored left to right.
+        labels_N: int64.
+    """
+
+    first_N: Tensor
+    flip_N: Tensor
+    labels_N: Tensor
+
+    def slice(self, start: int, stop: int) -> "Drawn":
+        """Return some of them, in a row."""
+        return Drawn(*(of_images_N[start:stop] for of_images_N in self))
+
+    def select(self, places_B: Tensor) -> "Drawn":
+        """Return those at places that the device alone knows, int64."""
+        return Drawn(*(of_images_N.index_select(0, places_B) for of_images_N in self))
 
 
 def mixed_seed(*numbers: int) -> int:
@@ -120,6 +142,9 @@ class TrainingBatches:
 
     The images are padded with black (before normalising, as torchvision's ``RandomCrop`` does) and
     kept as uint8 (N, H + 2 pad, W + 2 pad, C): about 1.6 times the set itself for CIFAR.
+
+    Attributes:
+        batch_size: Images a step.
     """
 
     def __init__(
@@ -163,11 +188,11 @@ class TrainingBatches:
         self._labels_N = images.labels_N.to(device)
         self._normalise = Normaliser(mean_C, std_C, width, device)
         self._crop_shape = (height, width, channels)
-        self._pad, self._flip, self._batch_size, self._device = pad, flip, batch_size, device
+        self._pad, self._flip, self.batch_size, self._device = pad, flip, batch_size, device
 
     def __len__(self) -> int:
         """Steps an epoch. The last batch may be smaller; a last batch of one image is dropped."""
-        return steps_an_epoch(len(self._labels_N), self._batch_size)
+        return steps_an_epoch(len(self._labels_N), self.batch_size)
 
     def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
         """Yield the batches of one epoch, a pure function of ``(seed, epoch)``.
@@ -180,17 +205,24 @@ class TrainingBatches:
             images float32 (B, C, H, W) in channels_last memory, normalised; labels int64 (B,).
             B is ``batch_size``, in the last batch possibly less but at least 2.
         """
+        drawn = self.draw(seed, epoch)
+        for step in range(len(self)):
+            yield self.cut(drawn.slice(step * self.batch_size, (step + 1) * self.batch_size))
+
+    def draw(self, seed: int, epoch: int) -> Drawn:
+        """Draw all images of one epoch, in their order: a pure function of ``(seed, epoch)``."""
         count, rows, columns, _ = self._padded_shape
         draw = draw_augmentation(count, pad=self._pad, flip=self._flip, seed=seed, epoch=epoch)
         first_N = ((draw.order_N * rows + draw.top_N) * columns + draw.left_N).to(self._device)
         flip_N, order_N = draw.flip_N.to(self._device), draw.order_N.to(self._device)
-        labels_N = self._labels_N[order_N]
-        for step in range(len(self)):
-            batch = slice(step * self._batch_size, (step + 1) * self._batch_size)
-            images_BHWC = self._crop(first_N[batch])
-            if self._flip:
-                images_BHWC = _mirror(images_BHWC, flip_N[batch])
-            yield self._normalise(images_BHWC), labels_N[batch]
+        return Drawn(first_N, flip_N, self._labels_N[order_N])
+
+    def cut(self, drawn: Drawn) -> Batch:
+        """Make the batch of some drawn images; see ``epoch``."""
+        images_BHWC = self._crop(drawn.first_N)
+        if self._flip:
+            images_BHWC = _mirror(images_BHWC, drawn.flip_N)
+        return self._normalise(images_BHWC), drawn.labels_N
 
     def _crop(self, first_B: Tensor) -> Tensor:
         lines = (first_B[:, None] + self._line_offsets_H).view(-1)

@@ -258,10 +258,11 @@ class TrainConfig(StrictModel):
     precision: Literal["fp32", "bf16", "auto"] = Field(
         "fp32", description="bf16: autocast; auto: bf16 where the hardware has the instructions"
     )
-    executor: Literal["separate", "fused", "auto"] = Field(
+    executor: Literal["separate", "fused", "graphed", "auto"] = Field(
         "separate",
-        description="members one by one, or all at once as grouped convolutions: the same numbers "
-        "but for rounding; auto: fused for small networks on the CPU, where it pays",
+        description="members one by one, all at once as grouped convolutions, or side by side in a "
+        "CUDA graph of the whole step: the same numbers but for rounding; auto: fused for small "
+        "networks on the CPU, where it pays",
     )
     num_threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         None, description="CPU threads; null: all cores this process may use"
@@ -306,6 +307,18 @@ class TrainConfig(StrictModel):
             problems += [(("teacher", *path), text) for path, text in error.problems]
         if problems:
             raise ConfigError(problems)
+        return self
+
+    @model_validator(mode="after")
+    def _graphed_steps_are_alike(self) -> Self:
+        reasons = {
+            "streamed images are decoded outside of it": self.data.streaming,
+            f"those of {self.method} are not alike": not METHODS[self.method].same_steps,
+        }
+        if self.executor == "graphed" and any(reasons.values()):
+            why = " and ".join(reason for reason, holds in reasons.items() if holds)
+            text = f"'graphed' repeats one step from a CUDA graph, but {why}; use 'separate'"
+            raise ConfigError([(("executor",), text)])
         return self
 
     @model_validator(mode="after")

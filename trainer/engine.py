@@ -10,24 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainer.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
 from trainer.config import ConfigError, TrainConfig
 from trainer.data import DevelopmentData
 from trainer.evaluation import evaluate
 from trainer.executors import EXECUTORS, resolve_executor
+from trainer.graphed import GraphedSteps
 from trainer.group import Network, PeerGroup
 from trainer.hardware import available_cores, cpu_name, resolve_device, resolve_precision
+from trainer.learner import Learner
 from trainer.methods import build_method
-from trainer.methods.base import Batch
 from trainer.models import build_architecture, check_size
 from trainer.schedules import learning_rate, rampup_weight
+from trainer.steps import LaunchedSteps, Steps
 
 EVALUATION_BATCH = {"cpu": 128, "cuda": 512}
 """Images at once by kind of device: more of them fall out of the CPU's cache."""
-CUDA_CHECK_STEPS = 32
-"""On a GPU the loss is looked at so often (in steps): every look makes the CPU wait."""
 
 WHERE_IT_RUNS = {"data", "device", "executor", "num_threads", "checkpoint_every_s"}
 """Fields that may differ when a run goes on elsewhere; the fingerprint speaks for the data."""
@@ -123,7 +123,7 @@ class Trainer:
     Raises:
         ConfigError: The configuration asks for a device or precision that is not here, for a
             network or teacher that these images do not fit, or for an executor that the network
-            does not fit.
+            or the device does not fit.
     """
 
     def __init__(
@@ -152,16 +152,14 @@ class Trainer:
         self.group.execute_with(EXECUTORS[self.executor])
         self.method.to(self.device)
         self.method.prepare(self.group, data, teacher_dir)
-        self._model = nn.ModuleDict({"group": self.group, "method": self.method})
-        self._optimizer = torch.optim.SGD(
-            [p for p in self._model.parameters() if p.requires_grad],
-            lr=config.lr,
-            momentum=config.momentum,
-            nesterov=config.momentum > 0,  # torch refuses Nesterov without momentum
-            weight_decay=config.weight_decay,
+        graphed = self.executor == "graphed"
+        self.learner = Learner(
+            config, self.group, self.method, precision=self.precision, on_device=graphed
         )
         self._data_fingerprint = data.fingerprint
         self._batches = data.training_batches(config.batch_size, self.device)
+        make_steps = GraphedSteps if graphed else LaunchedSteps
+        self._steps: Steps = make_steps(self.learner, self._batches, config.seed)
         self._validation = data.validation_batches(EVALUATION_BATCH[self.device.type], self.device)
 
     @property
@@ -213,39 +211,22 @@ class Trainer:
         return report
 
     def _train_epoch(self, lr: float, ramp_weight: float) -> tuple[dict[str, float], int]:
-        for parameter_group in self._optimizer.param_groups:
-            parameter_group["lr"] = lr
-        self._model.train()
-        names: list[str] = []
-        rows: list[Tensor] = []  # stay on the device; read once, at the end
+        self.learner.model.train()
+        names: tuple[str, ...] = ()
+        parts: list[Tensor] = []  # stay on the device; read once, at the end
         sizes: list[int] = []
-        check_every = CUDA_CHECK_STEPS if self.device.type == "cuda" else 1
-        for step, (images, labels) in enumerate(self._batches.epoch(self.config.seed, self.epoch)):
-            losses = self._step(Batch(images, labels, ramp_weight))
-            self.method.after_step(self.group, self.epoch * len(self._batches) + step + 1)
-            names = list(losses)
-            rows.append(torch.stack(list(losses.values())).detach())
-            sizes.append(len(labels))
-            if (step + 1) % check_every == 0:
-                self._require_finite(rows[-check_every:], first_step=step + 1 - check_every)
-        self._require_finite(rows[-check_every:], first_step=max(0, len(rows) - check_every))
+        for losses in self._steps.epoch(self.epoch, lr, ramp_weight):
+            self._require_finite(losses.values_SL, first_step=len(sizes))
+            names = losses.names
+            parts.append(losses.values_SL)
+            sizes += losses.sizes
         weights = torch.tensor(sizes, dtype=torch.float64) / sum(sizes)
-        means = (torch.stack(rows).double().cpu() * weights[:, None]).sum(dim=0)
+        means = (torch.cat(parts).double().cpu() * weights[:, None]).sum(dim=0)
         return dict(zip(names, means.tolist(), strict=True)), sum(sizes)
 
-    def _step(self, batch: Batch) -> dict[str, Tensor]:
-        self._optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            output = self.group(batch.images_NCHW)
-        losses = self.method.losses(output.float(), batch)
-        losses["total"].backward()  # type: ignore[no-untyped-call]
-        self._optimizer.step()
-        return losses
-
-    def _require_finite(self, rows: list[Tensor], first_step: int) -> None:
+    def _require_finite(self, values_SL: Tensor, first_step: int) -> None:
         """Raise for the first row whose total (the first part) is NaN or infinite."""
-        totals = torch.stack(rows)[:, 0].tolist()
-        for offset, value in enumerate(totals):
+        for offset, value in enumerate(values_SL[:, 0].tolist()):
             if not math.isfinite(value):
                 raise NonFiniteLossError(self.epoch, first_step + offset, value)
 
@@ -258,12 +239,7 @@ class Trainer:
 
         The data order needs no state: it is a function of seed and epoch.
         """
-        tensors: dict[str, Tensor] = {f"model.{k}": t for k, t in self._model.state_dict().items()}
-        for name, parameter in self._model.named_parameters():
-            buffer = self._optimizer.state[parameter].get("momentum_buffer")
-            if buffer is not None:
-                tensors[f"momentum.{name}"] = buffer
-        tensors["rng.cpu"] = torch.get_rng_state()
+        tensors = {**self.learner.tensors(), "rng.cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
         meta = {
@@ -289,14 +265,7 @@ class Trainer:
             return False
         self._require_same_run(checkpoint, directory)
         tensors = checkpoint.tensors
-        weights = {k.removeprefix("model."): t for k, t in tensors.items() if k[:6] == "model."}
-        self._model.load_state_dict(weights)
-        for name, parameter in self._model.named_parameters():
-            if (buffer := tensors.get(f"momentum.{name}")) is not None:
-                # Strides as the parameter's: the same kernels, so the same bits.
-                self._optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(
-                    parameter, requires_grad=False
-                ).copy_(buffer)
+        self.learner.load(tensors)
         torch.set_rng_state(tensors["rng.cpu"])
         if self.device.type == "cuda" and "rng.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)

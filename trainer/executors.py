@@ -1,7 +1,7 @@
 """How a group is computed: executors by name, and which one a run gets.
 
 An executor is made of a group whose weights lie where they will stay, and computes its forward
-pass. One that records a CUDA graph would be a third entry.
+pass. ``graphed`` changes more than that: the whole step is recorded (``trainer.graphed``).
 """
 
 from collections.abc import Callable
@@ -10,11 +10,13 @@ from torch import nn
 
 from trainer.config import ConfigError, TrainConfig
 from trainer.fused import FusedGroup, obstacle
+from trainer.graphed import capture_obstacle, forked
 from trainer.group import Executor, PeerGroup, separate
 
 EXECUTORS: dict[str, Callable[[PeerGroup], Executor]] = {
     "separate": separate,
     "fused": FusedGroup,
+    "graphed": forked,
 }
 
 FEW_CHANNELS = 32
@@ -26,10 +28,15 @@ def resolve_executor(config: TrainConfig, group: PeerGroup) -> str:
     """Return a name in ``EXECUTORS``.
 
     Raises:
-        ConfigError: Fused members were asked for, of a network that cannot be fused.
+        ConfigError: Fused members were asked for, of a network that cannot be fused; or a CUDA
+            graph where there can be none.
     """
     if config.executor == "separate":
         return "separate"
+    if config.executor == "graphed":
+        if problem := capture_obstacle(group):
+            raise ConfigError([(("executor",), f"'graphed' was asked for, but {problem}")])
+        return "graphed"
     problem = obstacle(group)
     if config.executor == "fused":
         if problem:

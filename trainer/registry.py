@@ -25,6 +25,8 @@ class MethodInfo:
         temperature: T where the configuration gives none: as published.
         knobs: Fields of ``TrainConfig`` that say how its members teach; another method reads
             others, or gives them another meaning.
+        same_steps: Whether its losses do the same operations in every step, whatever the epoch,
+            so that a CUDA graph can repeat them (executor ``graphed``).
     """
 
     home: str
@@ -34,6 +36,7 @@ class MethodInfo:
     grouped: bool = True
     temperature: float = 3.0
     knobs: tuple[str, ...] = ("temperature", "peer_weight", "ramp_epochs")
+    same_steps: bool = True
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,7 @@ METHODS: dict[str, MethodInfo] = {
         structures=("network",),
         temperature=1.0,
         knobs=("temperature", "peer_weight", "ramp_epochs", "stale_steps"),
+        same_steps=False,  # nothing is distilled before the burn-in is over
     ),
 }
 

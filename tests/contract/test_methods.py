@@ -111,12 +111,12 @@ def test_the_loss_falls(configure, data, fields):
 def parameters_without_gradient(trainer: Trainer) -> set[str]:
     """Return the names of those that a step does not move (weight decay aside)."""
     images, labels = next(trainer._batches.epoch(0, 0))
-    trainer._model.train()
+    trainer.learner.model.train()
     losses = trainer.method.losses(trainer.group(images), Batch(images, labels, 1.0))
     losses["total"].backward()
     return {
         name
-        for name, parameter in trainer._model.named_parameters()
+        for name, parameter in trainer.learner.model.named_parameters()
         # What is left of a gradient that is exactly 0 is rounding, 3e-7 on some processors.
         if parameter.grad is None or parameter.grad.abs().max() < 1e-6
     }
@@ -143,7 +143,7 @@ def test_a_single_peer_attends_to_itself_and_has_no_attention_to_learn(data):
 @every_run
 def test_what_is_trained_are_the_members_and_the_methods_own_weights(configure, data, fields):
     trainer = new_trainer(configure(fields), data)
-    optimised = {id(p) for group in trainer._optimizer.param_groups for p in group["params"]}
+    optimised = {id(p) for group in trainer.learner.optimizer.param_groups for p in group["params"]}
     own = {name for name, p in trainer.method.named_parameters() if id(p) in optimised}
     members = {id(p) for p in trainer.group.parameters()}
     assert members <= optimised and len(optimised) == len(members) + len(own)
@@ -381,7 +381,7 @@ def test_a_teacher_stays_as_it_is_and_out_of_the_state(teacher_dir, data, tmp_pa
         each.save(tmp_path / name)
     assert state(tmp_path / "kd")[0].keys() == state(tmp_path / "single")[0].keys()
     students, lone = (
-        [p.shape for group in t._optimizer.param_groups for p in group["params"]]
+        [p.shape for group in t.learner.optimizer.param_groups for p in group["params"]]
         for t in (trainer, alone)
     )
     assert students == lone
@@ -420,11 +420,11 @@ def test_no_step_makes_the_cpu_wait_for_the_gpu(configure, data, fields):
     trainer = new_trainer(configure(fields, device="cuda", ramp_epochs=0), data)
     trainer.run_epoch()  # all that is set up once
     batches = trainer._batches.epoch(seed=1, epoch=1)
-    trainer._step(Batch(*next(batches), 1.0))  # the draw of the epoch is copied here, once
+    trainer.learner.step(Batch(*next(batches), 1.0))  # the draw of the epoch is copied here, once
     torch.cuda.set_sync_debug_mode("error")
     try:
         for images, labels in batches:
-            trainer._step(Batch(images, labels, 1.0))
+            trainer.learner.step(Batch(images, labels, 1.0))
             trainer.method.after_step(trainer.group, trainer.config.stale_steps)
     finally:
         torch.cuda.set_sync_debug_mode("default")

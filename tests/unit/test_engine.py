@@ -239,7 +239,7 @@ def test_the_error_names_the_first_bad_step(data, monkeypatch, bad_step, device)
 def test_a_look_back_over_many_steps_finds_the_first_bad_one(data):
     """As on a GPU, where the loss is looked at every 32 steps; the total is the first part."""
     trainer = Trainer(tiny(), data)
-    rows = [torch.tensor([total, math.nan]) for total in (1.0, 2.0, math.inf, math.nan)]
+    rows = torch.tensor([[total, math.nan] for total in (1.0, 2.0, math.inf, math.nan)])
     trainer._require_finite(rows[:2], first_step=32)
     with pytest.raises(NonFiniteLossError, match="loss is inf at epoch 0, step 34"):
         trainer._require_finite(rows, first_step=32)
@@ -317,11 +317,11 @@ def test_no_step_makes_the_cpu_wait_for_the_gpu(data, precision):
     trainer = Trainer(tiny(device="cuda", precision=precision), data)
     trainer.run_epoch()  # all that is set up once
     batches = trainer._batches.epoch(seed=1, epoch=1)
-    trainer._step(Batch(*next(batches), 1.0))  # the draw of the epoch is copied here, once
+    trainer.learner.step(Batch(*next(batches), 1.0))  # the draw of the epoch is copied here, once
     torch.cuda.set_sync_debug_mode("error")
     try:
         for images, labels in batches:
-            trainer._step(Batch(images, labels, 1.0))
+            trainer.learner.step(Batch(images, labels, 1.0))
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

@@ -37,8 +37,8 @@ def test_a_step_of_the_reference_is_a_step_of_the_trainer(pair):
     group, trainer, _ = pair
     images, labels = next(trainer._batches.epoch(0, 0))
     optimizer = reference.make_optimizer(group)
-    trainer._model.train()
-    expected = trainer._step(Batch(images, labels, 1.0))["total"].item()
+    trainer.learner.model.train()
+    expected = trainer.learner.step(Batch(images, labels, 1.0))["total"].item()
     actual = reference.train_step(group.train(), optimizer, images.contiguous(), labels)
     assert actual == pytest.approx(expected, rel=1e-5)
     for head, own in zip(group.heads, trainer.group.classifiers, strict=True):

@@ -26,12 +26,13 @@ class Batch(NamedTuple):
     Attributes:
         images_NCHW: Normalised and augmented, as the group has seen them.
         labels_N: Class indices, int64.
-        ramp_weight: w(e) in [0, 1].
+        ramp_weight: w(e) in [0, 1]; where steps are repeated from a CUDA graph, a scalar on the
+            device, which ``losses`` must not read but may calculate with.
     """
 
     images_NCHW: Tensor
     labels_N: Tensor
-    ramp_weight: float
+    ramp_weight: float | Tensor
 
 
 class Method(nn.Module, ABC):

@@ -76,7 +76,7 @@ def okddip_losses(
     labels_N: Tensor,
     *,
     temperature: float = 3.0,
-    ramp_weight: float = 1.0,
+    ramp_weight: float | Tensor = 1.0,
     peer_weight: float = 1.0,
     leader_weight: float = 1.0,
     aggregate: Aggregate = "logits",
