@@ -1,0 +1,98 @@
+"""Two trials at a time on two cores: the textbook reference with torch's own threads, and ours.
+
+python benchmarks/bench_slots.py [--seconds 4]
+
+ResNet-8 of width 8, groups of 4 branches, 28×28 images, batch 128. Every process trains for so many
+seconds at the same time as the other one; the table shows steps a second of both together.
+"""
+
+import multiprocessing
+import time
+from multiprocessing.synchronize import Barrier
+
+import click
+import reference
+import torch
+from side_by_side import MEAN, STD, machine, random_data, random_images, reference_group
+
+from trainer.config import TrainConfig
+from trainer.engine import Trainer
+from trainer.hardware import available_cores
+
+SIZE, BATCH, IMAGES = 28, 128, 512
+ROUNDS = 3
+
+
+def reference_epochs(threads: int):
+    torch.set_num_threads(threads)
+    group = reference_group("resnet8", 0.5, 4, "branch")
+    optimizer = reference.make_optimizer(group)
+    batches = reference.loader(random_images(IMAGES, SIZE), MEAN, STD, batch=BATCH, train=True)
+
+    def epoch() -> None:
+        for images, labels in batches:
+            reference.train_step(group.train(), optimizer, images, labels)
+
+    return epoch
+
+
+def our_epochs(threads: int, executor: str, precision: str):
+    config = TrainConfig(
+        model="resnet8", width=0.5, batch_size=BATCH, epochs=100_000, lr=0.01, device="cpu",
+        executor=executor, precision=precision, num_threads=threads,
+    )  # fmt: skip
+    return Trainer(config, random_data(IMAGES, BATCH, SIZE)).run_epoch
+
+
+def work(make, arguments, seconds: float, together: Barrier, steps) -> None:
+    epoch = make(*arguments)
+    epoch()
+    together.wait()
+    started, count = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        epoch()
+        count += IMAGES // BATCH
+    steps.put(count / (time.perf_counter() - started))
+
+
+def steps_per_s(make, arguments, processes: int, seconds: float) -> float:
+    context = multiprocessing.get_context("spawn")
+    together, steps = context.Barrier(processes), context.Queue()
+    children = [
+        context.Process(target=work, args=(make, arguments, seconds, together, steps))
+        for _ in range(processes)
+    ]
+    for child in children:
+        child.start()
+    total = sum(steps.get() for _ in children)
+    for child in children:
+        child.join()
+    return total
+
+
+@click.command()
+@click.option("--seconds", default=4.0, show_default=True, help="Of each of three rounds.")
+def main(seconds: float) -> None:
+    """Print steps a second, and how many times the reference's they are."""
+    cores = available_cores()
+    rows = {
+        f"reference, {cores} × {cores} threads": (reference_epochs, (cores,)),
+        f"reference, {cores} × 1 thread": (reference_epochs, (1,)),
+        f"trainer, {cores} × {cores} threads, fused bf16": (our_epochs, (cores, "fused", "auto")),
+        f"trainer, {cores} × 1 thread, separate fp32": (our_epochs, (1, "separate", "fp32")),
+        f"trainer, {cores} × 1 thread, fused fp32": (our_epochs, (1, "fused", "fp32")),
+        f"trainer, {cores} × 1 thread, fused bf16": (our_epochs, (1, "fused", "auto")),
+    }
+    found: dict[str, list[float]] = {name: [] for name in rows}
+    for _ in range(ROUNDS):  # in turns, so that other load falls on all alike
+        for name, (make, arguments) in rows.items():
+            found[name].append(steps_per_s(make, arguments, cores, seconds))
+    medians = {name: sorted(values)[ROUNDS // 2] for name, values in found.items()}
+    base = next(iter(medians.values()))
+    print(f"ResNet-8 ×0.5, groups of 4, {SIZE}×{SIZE}, batch {BATCH}; {machine(1)}")
+    for name, value in medians.items():
+        print(f"{name:<44}{value:>8.2f} steps/s{value / base:>8.2f}×")
+
+
+if __name__ == "__main__":
+    main()
