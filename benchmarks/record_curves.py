@@ -25,6 +25,7 @@ import numpy as np
 from okddip_search.space import load_space
 from trainer.config import TrainConfig
 
+OUT = Path(__file__).with_name("digits_curves.json.xz")
 EPOCHS_UNRECORDED = -1
 """In place of a count, from the epoch at which the loss became NaN or infinite."""
 

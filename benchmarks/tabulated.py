@@ -1,10 +1,10 @@
 """Recorded learning curves in place of training: a whole search replays in about a second.
 
 ``Table`` looks curves up in what ``record_curves.py`` wrote. ``replay`` simulates a search with two
-slots: epochs take turns, and a slot that becomes free starts the next trial at once. What decides is
-the real thing: for ours the study bridge with this tool's samplers and pruners, for the stock search
-Ray Tune's ``OptunaSearch`` and ``ASHAScheduler``, called in the order in which Tune's controller
-calls them (no cluster is needed, as both only look at a trial's id and result).
+slots: epochs take turns, and a slot that becomes free starts the next trial at once. The decisions
+are real: for ours those of the study bridge with this tool's samplers and pruners, for the stock
+search those of Ray Tune's ``OptunaSearch`` and ``ASHAScheduler``, called in the order in which
+Tune's controller calls them (no cluster is needed: both only look at a trial's id and result).
 """
 
 import itertools
