@@ -47,6 +47,7 @@ def explain_search(
     click.echo("\n# Would write")
     for name, what in (
         ("spec.yaml", "this space"),
+        *([("speed.json", "what is timed before the first trial")] if left_to_timing(spec) else []),
         ("study.journal", "every decision and every epoch's value (Optuna)"),
         ("trials/NUMBER/", "checkpoint, leader and result.json of each trial"),
         ("best.yaml", "the winner's configuration"),
