@@ -88,8 +88,9 @@ class Speed:
         return replace(spec, trainer={**spec.trainer, **fields})
 
     def share(self, resources: ResourceSettings) -> ResourceSettings:
-        """Return the resources with trials at a time as chosen."""
-        fields = {k: v for k, v in self.chosen.items() if k in _PACKING}
+        """Return the resources with trials at a time as chosen, where they say ``auto`` still."""
+        left = [k for k in _PACKING if getattr(resources, k) == "auto"]
+        fields = {k: self.chosen[k] for k in left if k in self.chosen}
         return resources.model_copy(update=fields)
 
 

@@ -60,6 +60,8 @@ def test_it_is_measured_once_and_read_again_by_a_resumed_search(tmp_path):
     applied = speed.applied_to(spec).trainer
     assert {applied["executor"], applied["precision"]}.isdisjoint({"auto"})
     assert speed.share(spec.resources).cpus_per_trial == speed.chosen["cpus_per_trial"]
+    asked_for = spec.resources.model_copy(update={"cpus_per_trial": 4.0})
+    assert speed.share(asked_for) == asked_for  # a resumed search may be shared out otherwise
 
 
 def test_what_the_space_says_is_not_measured(tmp_path):
