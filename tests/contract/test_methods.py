@@ -56,6 +56,7 @@ def tiny(**changes: object) -> TrainConfig:
         "data": {"train_limit": 100, "validation": 150},
         "model": "resnet8", "width": 0.25, "epochs": EPOCHS, "ramp_epochs": 1,
         "batch_size": 32, "lr": 0.1, "device": "cpu", "num_threads": 1, "seed": 1,
+        "checkpoint_every_s": 0.0,
     }  # fmt: skip
     if METHODS[changes.get("method", "okddip")].grouped:
         values["num_peers"] = 2
