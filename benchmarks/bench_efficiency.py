@@ -61,6 +61,11 @@ CONTESTANTS: dict[str, Contestant | None] = {
         {"type": "successive_halving", "min_resource": 20, "reduction_factor": 4},
         "mean_last_3",
     ),
+    "tpe, halving from 1 by 4": Contestant(
+        TPE6,
+        {"type": "successive_halving", "min_resource": 1, "reduction_factor": 4},
+        "mean_last_3",
+    ),
     "tpe, hyperband (Optuna's)": Contestant(TPE6, "hyperband", "mean_last_3"),
     "tpe, hyperband 1/3": Contestant(
         TPE6, {"type": "hyperband", "min_resource": 20}, "mean_last_3"
