@@ -22,7 +22,7 @@ from typing import Any
 import click
 import numpy as np
 
-from okddip_search.space import load_space
+from okddip_search.space import SearchSpec, load_space
 from trainer.config import TrainConfig
 
 OUT = Path(__file__).with_name("digits_curves.json.xz")
@@ -43,10 +43,15 @@ def grid() -> dict[str, list[Any]]:
     }
 
 
+def fixed(spec: SearchSpec) -> dict[str, Any]:
+    """Return the trainer's settings off the grid: the paper's, fused, one thread."""
+    return {**spec.trainer, **spec.enqueue[0], "executor": "fused", "num_threads": 1}
+
+
 def runs(seeds: int) -> Iterator[tuple[int, int, TrainConfig]]:
     """Yield index of the configuration, seed and training configuration; seed after seed."""
     spec = load_space("digits")
-    paper = {**spec.trainer, **spec.enqueue[0], "executor": "fused", "num_threads": 1}
+    paper = fixed(spec)
     points = list(itertools.product(*grid().values()))
     for seed in range(seeds):
         for index, point in enumerate(points):
@@ -106,7 +111,7 @@ def pack(entries: dict[tuple[int, int], dict[str, Any]], path: Path, command: st
         "order": "the last parameter of the grid varies fastest",
         "epochs": epochs,
         "validation_images": spec.data.validation,
-        "trainer": {**spec.trainer, **spec.enqueue[0], "executor": "fused", "num_threads": 1},
+        "trainer": fixed(spec),
         "data": spec.data.model_dump(mode="json"),
         "seeds": list(range(seeds)),
         "correct": [
@@ -130,11 +135,7 @@ def pack(entries: dict[tuple[int, int], dict[str, Any]], path: Path, command: st
 @click.option("--processes", default=2, show_default=True)
 @click.option("--minutes", default=40.0, show_default=True, help="No run starts later.")
 @click.option("--lines", default="curves.jsonl", show_default=True, type=click.Path(path_type=Path))
-@click.option(
-    "--out",
-    default=Path(__file__).with_name("digits_curves.json.xz"),
-    type=click.Path(path_type=Path),
-)
+@click.option("--out", default=OUT, type=click.Path(path_type=Path))
 def main(seeds: int, processes: int, minutes: float, lines: Path, out: Path) -> None:
     """Train what is missing, and pack the complete seeds."""
     entries = read_lines(lines)

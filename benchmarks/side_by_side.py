@@ -3,36 +3,31 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import reference
 import torch
 
+from trainer import timing
 from trainer.config import ConfigError, TrainConfig
 from trainer.data import ResidentData
 from trainer.engine import Trainer
 from trainer.hardware import available_cores, cpu_name
 from trainer.images import ImageSet
 from trainer.models import build_architecture
+from trainer.timing import Shape
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 VARIANTS = (("fp32", "separate"), ("fp32", "fused"), ("bf16", "separate"), ("bf16", "fused"))
 
 
 def random_images(count: int, size: int) -> ImageSet:
-    pixels = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8)
-    return ImageSet(pixels, torch.arange(count) % 10, tuple(str(i) for i in range(10)))
+    return timing.random_images(count, Shape(3, size, size, 10))
 
 
 def random_data(train: int, validation: int, size: int) -> ResidentData:
-    return ResidentData(
-        train=random_images(train, size),
-        validation=random_images(validation, size),
-        mean_C=MEAN,
-        std_C=STD,
-        pad=4,
-        flip=True,
-        fingerprint="random",
-    )
+    data = timing.random_data(train, validation, Shape(3, size, size, 10))
+    return replace(data, mean_C=MEAN, std_C=STD, pad=4)  # as CIFAR's, whatever the size
 
 
 def reference_group(model: str, width: float, members: int, structure: str) -> reference.Group:

@@ -257,12 +257,15 @@ def measure_variants(
     Returns:
         ``seconds``: rows of executor, precision and seconds; ``device``: its name.
     """
-    from trainer.hardware import device_name
+    from trainer.hardware import device_name, resolve_device
     from trainer.timing import Shape, Variant, time_variants
 
     run = TrainConfig(**config)
     times = time_variants(run, Shape(*shape), [Variant(*variant) for variant in variants])
-    return {"seconds": [[*variant, s] for variant, s in times.items()], "device": device_name(run)}
+    return {
+        "seconds": [[*variant, s] for variant, s in times.items()],
+        "device": device_name(resolve_device(run)),
+    }
 
 
 def measure_packing(config: Mapping[str, Any], shape: Sequence[int], cores: int) -> dict[str, Any]:
@@ -271,11 +274,12 @@ def measure_packing(config: Mapping[str, Any], shape: Sequence[int], cores: int)
     Returns:
         ``tried``: fields of ``Tried``; ``total_gib``: the GPU's memory; ``device``: its name.
     """
-    from trainer.hardware import device_memory_gib, device_name
+    from trainer.hardware import device_memory_gib, device_name, resolve_device
     from trainer.timing import Shape, side_by_side
 
     run = TrainConfig(**config)
-    on_gpu = run.device == "cuda"
+    device = resolve_device(run)
+    on_gpu = device.type == "cuda"
     most = MOST_TRIALS_PER_GPU if on_gpu else cores
     tried: list[Tried] = []
     trials = 1
@@ -289,6 +293,6 @@ def measure_packing(config: Mapping[str, Any], shape: Sequence[int], cores: int)
         trials *= 2
     return {
         "tried": [vars(one) for one in tried or [Tried(1, 0.0)]],
-        "total_gib": device_memory_gib(run),
-        "device": device_name(run),
+        "total_gib": device_memory_gib(device),
+        "device": device_name(device),
     }

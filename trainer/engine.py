@@ -19,7 +19,7 @@ from trainer.evaluation import evaluate
 from trainer.executors import EXECUTORS, resolve_executor
 from trainer.graphed import GraphedSteps
 from trainer.group import Network, PeerGroup
-from trainer.hardware import available_cores, cpu_name, resolve_device, resolve_precision
+from trainer.hardware import available_cores, device_name, resolve_device, resolve_precision
 from trainer.learner import Learner
 from trainer.methods import build_method
 from trainer.models import build_architecture, check_size
@@ -284,9 +284,8 @@ class Trainer:
 
     def environment(self) -> dict[str, Any]:
         """Say what the numbers depend on beside the configuration."""
-        on_gpu = self.device.type == "cuda"
         return {
-            "device": torch.cuda.get_device_name(self.device) if on_gpu else cpu_name(),
+            "device": device_name(self.device),
             "precision": self.precision,
             "executor": self.executor,
             "num_threads": torch.get_num_threads(),

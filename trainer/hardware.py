@@ -52,15 +52,13 @@ def has_bf16(device: torch.device) -> bool:
     return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(_cpuinfo("flags", "Features").split()))
 
 
-def device_name(config: TrainConfig) -> str:
-    """Return the name of a run's GPU or processor."""
-    device = resolve_device(config)
+def device_name(device: torch.device) -> str:
+    """Return the name of a GPU, or of the processor."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
 
 
-def device_memory_gib(config: TrainConfig) -> float:
-    """Return the memory of a run's GPU; 0 on the CPU."""
-    device = resolve_device(config)
+def device_memory_gib(device: torch.device) -> float:
+    """Return the memory of a GPU; 0 for the CPU."""
     on_gpu = device.type == "cuda"
     return torch.cuda.get_device_properties(device).total_memory / 2**30 if on_gpu else 0.0
 

@@ -1,19 +1,14 @@
 """The benchmarks' reference computes what the trainer computes: else a ratio would mean nothing."""
 
-import sys
-from pathlib import Path
-
 import pytest
+import reference
 import torch
+from side_by_side import MEAN, STD, random_data, reference_group, take_turns
 
-sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-import reference  # noqa: E402
-from side_by_side import MEAN, STD, random_data, reference_group, take_turns  # noqa: E402
-
-from trainer.config import TrainConfig  # noqa: E402
-from trainer.engine import Trainer  # noqa: E402
-from trainer.evaluation import evaluate  # noqa: E402
-from trainer.methods.base import Batch  # noqa: E402
+from trainer.config import TrainConfig
+from trainer.engine import Trainer
+from trainer.evaluation import evaluate
+from trainer.methods.base import Batch
 
 STRUCTURES = ["branch", "network"]
 

@@ -1,19 +1,10 @@
 """The shipped curves load, and a search replayed on them decides the same every time."""
 
-import sys
-from importlib import util
-from pathlib import Path
-
 import numpy as np
 import optuna
 import pytest
+import tabulated
 
-FILE = Path(__file__).parents[2] / "benchmarks" / "tabulated.py"
-SPEC = util.spec_from_file_location("tabulated", FILE)
-assert SPEC and SPEC.loader
-tabulated = util.module_from_spec(SPEC)
-sys.modules["tabulated"] = tabulated
-SPEC.loader.exec_module(tabulated)
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 TABLE = tabulated.Table()
