@@ -1,15 +1,22 @@
-# make demo: install into .venv and run the small search.  make test: install, check, test.
+# make demo: install into .venv and run the small search.  make test: install, check, test (the fast
+# part).  make e2e: the real command, end to end.  make chaos: the same, broken on purpose.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test lint install clean
+.PHONY: demo test e2e chaos lint install clean
 
 demo: $(INSTALLED)
 	$(BIN)/okddip-search --space digits.yaml $(if $(wildcard runs/digits/study.journal),--resume)
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest tests/unit tests/contract tests/golden tests/e2e/test_cli.py
+
+e2e: $(INSTALLED)
+	$(BIN)/pytest tests/e2e
+
+chaos: $(INSTALLED)
+	$(BIN)/pytest tests/chaos
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
