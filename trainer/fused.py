@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainer.models.layers import StridedPointwise, subsampled
+
 if TYPE_CHECKING:
     from trainer.group import GroupOutput, PeerGroup
 
@@ -159,6 +161,15 @@ class _JoinedConv2d(_Joined):
         return F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, groups)
 
 
+class _JoinedPointwise(_JoinedConv2d):
+    def __init__(self, members: Sequence[StridedPointwise]) -> None:
+        super().__init__(members)
+        self.skipped, self.stride = self.stride, (1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(subsampled(x, self.skipped))
+
+
 class _JoinedBatchNorm2d(_Joined):
     def __init__(self, members: Sequence[nn.BatchNorm2d]) -> None:
         first = members[0]
@@ -194,6 +205,7 @@ class _JoinedLinear(_Joined):
 
 _JOINED: dict[type[nn.Module], Callable[[Sequence[Any]], nn.Module]] = {
     nn.Conv2d: _JoinedConv2d,
+    StridedPointwise: _JoinedPointwise,
     nn.BatchNorm2d: _JoinedBatchNorm2d,
     nn.Linear: _JoinedLinear,
 }

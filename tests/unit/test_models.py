@@ -12,6 +12,7 @@ from trainer.group import PeerGroup, single_network
 from trainer.leader import Leader, LeaderInfo, export_pt2
 from trainer.methods import build_method
 from trainer.models import build_architecture, check_size
+from trainer.models.layers import StridedPointwise
 from trainer.registry import MODELS
 
 # PAPER: parameters of student, branch-based and network-based group of 4, projections at D/8.
@@ -263,3 +264,41 @@ def test_naming_a_network_needs_no_torch():
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", probe], check=True)
+
+
+# A convolution that torch's CPU library gets wrong (oneDNN issue 6035)
+
+
+def test_a_strided_pointwise_convolution_computes_what_torchs_does():
+    torch.manual_seed(0)
+    ours = StridedPointwise(4, 8, 1, 2, bias=False).double()
+    plain = nn.Conv2d(4, 8, 1, 2, bias=False).double()
+    plain.load_state_dict(ours.state_dict())
+    inputs = [torch.randn(5, 4, 7, 8, dtype=torch.float64).requires_grad_() for _ in range(2)]
+    inputs[1].data.copy_(inputs[0])
+    outputs = [layer(x) for layer, x in zip((ours, plain), inputs, strict=True)]
+    torch.testing.assert_close(*outputs)
+    for output in outputs:
+        (output**2).sum().backward()
+    torch.testing.assert_close(ours.weight.grad, plain.weight.grad)
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
+
+
+@pytest.mark.parametrize("model", ["resnet8", "resnet20", "wrn16_2", "wrn20_8", "densenet40_12"])
+def test_narrow_networks_have_no_other_strided_pointwise_convolution(model):
+    network = single_network(build_architecture(model, channels=1, num_classes=10, width=0.25))
+    plain = [m for m in network.modules() if type(m) is nn.Conv2d and m.kernel_size == (1, 1)]
+    assert all(m.stride == (1, 1) or m.in_channels >= 16 for m in plain)
+
+
+@pytest.mark.parametrize("executor", ["separate", "fused"])
+def test_a_narrow_group_trains_without_damaging_its_memory(executor):
+    code = (
+        "from trainer.config import TrainConfig; from trainer.timing import Shape, short_run\n"
+        "config = TrainConfig(model='resnet8', width=0.25, num_peers=2, batch_size=32, "
+        f"num_threads=1, device='cpu', precision='fp32', executor={executor!r})\n"
+        "run = short_run(config, Shape(1, 8, 8, 10))\n"
+        "for _ in range(25): run.run_epoch()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -2,7 +2,8 @@
 
 from typing import Literal, TypeVar
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
@@ -12,9 +13,28 @@ def scaled(channels: int, width: float) -> int:
     return max(1, round(width * channels))
 
 
+class StridedPointwise(nn.Conv2d):
+    """A 1×1 convolution that drops the pixels it skips beforehand; the same numbers.
+
+    oneDNN's own way writes beyond its buffer in the backward pass where the input has fewer
+    channels than a vector has lanes (its issue 6035; torch 2.15 on a CPU with AVX2): training
+    crashes, or goes on with wrong gradients.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return what ``nn.Conv2d`` returns, (N, C, H, W) → (N, C', ⌈H / s⌉, ⌈W / s⌉)."""
+        return F.conv2d(subsampled(input, self.stride), self.weight, self.bias, groups=self.groups)
+
+
+def subsampled(x_NCHW: Tensor, stride: tuple[int, ...]) -> Tensor:
+    """Return every ``stride``-th row and column."""
+    return x_NCHW[:, :, :: stride[0], :: stride[1]]
+
+
 def conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1) -> nn.Conv2d:
     """Make a convolution without bias (batch norm has one) that keeps the size at stride 1."""
-    return nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
+    kind = StridedPointwise if kernel == 1 and stride > 1 else nn.Conv2d
+    return kind(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
 
 
 def bn_relu(channels: int) -> nn.Sequential:
