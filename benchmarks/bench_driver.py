@@ -17,6 +17,7 @@ from side_by_side import machine, random_data
 
 from okddip_search.agenda import SearchAgenda
 from okddip_search.bridge import StudyBridge
+from okddip_search.setbacks import Share
 from okddip_search.space import load_space
 from okddip_search.study import open_study
 from okddip_search.tracking import Tracker
@@ -45,7 +46,7 @@ def main(trials: int, epochs: int) -> None:
         tracker = Tracker(folder, None, spec.name, on_trouble=print)
         tracker.search_started({}, {}, [])
         bridge = StudyBridge(
-            open_study(folder, spec), SearchAgenda(spec), slots=2, listeners=[tracker]
+            open_study(folder, spec), SearchAgenda(spec), Share(2), listeners=[tracker]
         )
         for number in range(trials):
             started = time.perf_counter()

@@ -28,6 +28,7 @@ from ray.tune.search.optuna import OptunaSearch
 from okddip_search.agenda import SearchAgenda
 from okddip_search.bridge import StudyBridge
 from okddip_search.pruning import make_pruner
+from okddip_search.setbacks import Share
 from okddip_search.settings import ObjectiveSettings, StudySettings
 from okddip_search.space import load_space
 from okddip_search.spec import SearchSpec
@@ -142,7 +143,7 @@ class Ours:
         )
         self._epochs = table.epochs
         self._history: dict[int, list[dict[str, Any]]] = {}
-        self._bridge = StudyBridge(study, TableAgenda(spec, table), SLOTS, ())
+        self._bridge = StudyBridge(study, TableAgenda(spec, table), Share(SLOTS), ())
 
     def start(self) -> Mapping[str, Any]:
         """See ``Searching``."""

@@ -24,6 +24,7 @@ class Agenda(Protocol):
     Attributes:
         objective: What a trial is worth.
         timeout_s: No trial starts so long after the bridge was made; None: no limit.
+        max_failures: So many failed trials in a row end it.
         has_best: Whether the trials compete, so that one of them is the best.
     """
 
@@ -33,6 +34,10 @@ class Agenda(Protocol):
 
     @property
     def timeout_s(self) -> float | None:
+        """See above."""
+
+    @property
+    def max_failures(self) -> int:
         """See above."""
 
     @property
@@ -69,6 +74,11 @@ class SearchAgenda:
         """The space's."""
         return self.spec.study.timeout
 
+    @property
+    def max_failures(self) -> int:
+        """The space's."""
+        return self.spec.study.max_failures
+
     def sampler(self, number: int) -> BaseSampler:
         """Return a sampler of its own for every trial, seeded by its number.
 
@@ -101,11 +111,13 @@ class FixedAgenda:
         configs: By the contender's label; fields of ``TrainConfig``.
         objective: What a run is worth.
         common: Fields of every run: the images, and what the machine decides (device, threads).
+        max_failures: So many failed runs in a row end it.
     """
 
     configs: Mapping[str, Mapping[str, Any]]
     objective: ObjectiveSettings
     common: Mapping[str, Any]
+    max_failures: int
     timeout_s: float | None = None
     has_best: bool = False
 

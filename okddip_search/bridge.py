@@ -8,28 +8,33 @@ and loses its place after a restart.
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
-from ray.tune.experiment import Trial as TuneTrial
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
-from ray.tune.search import Searcher
 
 from okddip_search.agenda import Agenda
 from okddip_search.events import Listener, TrialEnd
 from okddip_search.pruning import PRUNE_FROM, first_prunable_step
+from okddip_search.setbacks import (
+    DISK_PAUSE_S,
+    WORKER_DEATHS_FORGIVEN,
+    Cause,
+    Failures,
+    Share,
+)
 from okddip_search.settings import ObjectiveSettings
-from okddip_search.study import DIED, REASON, best_trial, trials_in
-from okddip_search.trial import one_line
+from okddip_search.study import DIED, OUT_OF_MEMORY, REASON, best_trial, trials_in
 from trainer.config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
-MAX_CONSECUTIVE_FAILURES = 5
-"""After so many failures with no epoch between them the search stops: the fault is a common one."""
+PER_DEVICE = "okddip:trials_per_device"
+"""Study attribute: trials that share a device since more of them ran out of memory."""
+RETRIED = "okddip:retried"
+"""User attribute of a trial that ran out of memory once and was begun again."""
 
 
 @dataclass
@@ -39,41 +44,61 @@ class OpenTrial:
     Attributes:
         trial: Its handle in the study.
         config: What its worker trains.
+        share: How many trials ran at a time when it was started.
         curve: The raw metric by epoch, as far as the worker has reported it.
-        deaths: Why its worker processes died, if any did.
+        heard_at_s: On the monotonic clock: when its worker was last heard of.
     """
 
     trial: Trial
     config: TrainConfig
+    share: Share
     curve: dict[int, float] = field(default_factory=dict)
-    deaths: list[str] = field(default_factory=list)
+    heard_at_s: float = field(default_factory=time.monotonic)
 
 
 class StudyBridge:
     """Asks, reports, prunes and tells; nobody else writes to the study.
 
     Trials that an earlier driver left RUNNING are handed out first, with their numbers, parameters
-    and curves. Complete and pruned trials count toward the budget, failed ones do not.
+    and curves; so are those that could not go on through no fault of their training (``set_back``).
+    Complete and pruned trials count toward the budget, failed ones do not.
 
     Args:
         study: Opened under the directory's lock.
         agenda: What is to be run.
-        slots: How many trials can run at once.
+        share: How many trials can run at once.
         listeners: Told of every event.
+        say: Prints a line for the user.
+
+    Attributes:
+        share: How many trials run at once; halved where they run out of memory.
+        interrupted: Set from outside: the search is to stop, its trials stay RUNNING.
+        placeless: Set from outside: no machine has room for its trials, which stay RUNNING.
+        abort_reason: Why the search gave up; empty while it has not.
     """
 
     def __init__(
-        self, study: optuna.Study, agenda: Agenda, slots: int, listeners: Sequence[Listener]
+        self,
+        study: optuna.Study,
+        agenda: Agenda,
+        share: Share,
+        listeners: Sequence[Listener],
+        say: Callable[[str], None] = logger.warning,
     ) -> None:
         self.study = study
         self.agenda = agenda
-        self.slots = slots
+        self.share = share.at_most(study.user_attrs.get(PER_DEVICE, share.per_device))
         self.interrupted = False
+        self.placeless = False
         self.abort_reason = ""
         self._listeners = listeners
+        self._say = say
         self._open: dict[int, OpenTrial] = {}
-        self._left_running = trials_in(study, TrialState.RUNNING)
-        self._failures_in_a_row = 0
+        self._left_running = [trial.number for trial in trials_in(study, TrialState.RUNNING)]
+        self._deaths: dict[int, list[str]] = {}
+        self._failures = Failures(agenda.max_failures, share.slots)
+        self._paused_until_s = 0.0
+        self._told_full = False
         timeout_s = agenda.timeout_s
         self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
 
@@ -87,14 +112,13 @@ class StudyBridge:
 
     def next_trial(self) -> OpenTrial | None:
         """Return the next trial to start, or None while there is no free slot or nothing to do."""
-        if len(self._open) >= self.slots:
+        if len(self._open) >= self.share.slots or time.monotonic() < self._paused_until_s:
             return None
         if self._left_running and not self.interrupted:
-            frozen = self._left_running.pop(0)
-            return self._start(frozen.number, frozen)
+            return self._start(self._left_running.pop(0), adopted=True)
         if self.exhausted:
             return None
-        return self._start(self._next_number(), None)
+        return self._start(self._next_number(), adopted=False)
 
     @property
     def done(self) -> bool:
@@ -105,14 +129,18 @@ class StudyBridge:
         waiting = trials_in(self.study, TrialState.WAITING)
         return waiting[0].number if waiting else len(self.study.get_trials(deepcopy=False))
 
-    def _start(self, number: int, adopted: FrozenTrial | None) -> OpenTrial:
+    def open_trial(self, number: int) -> OpenTrial | None:
+        """Return a trial that is running; None if it is not."""
+        return self._open.get(number)
+
+    def _start(self, number: int, *, adopted: bool) -> OpenTrial:
         self.study.sampler = self.agenda.sampler(number)
-        trial = Trial(self.study, adopted._trial_id) if adopted else self.study.ask()
+        trial = Trial(self.study, self._frozen(number)._trial_id) if adopted else self.study.ask()
         config = self.agenda.config(trial)
         if PRUNE_FROM not in trial.user_attrs:
             trial.set_user_attr(PRUNE_FROM, first_prunable_step(config))
-        self._open[trial.number] = OpenTrial(trial, config)
-        self._tell("trial_started", trial.number, self.agenda.params(trial), adopted is not None)
+        self._open[trial.number] = OpenTrial(trial, config, self.share)
+        self._tell("trial_started", trial.number, self.agenda.params(trial), adopted)
         return self._open[trial.number]
 
     def report(self, number: int, reports: Sequence[Mapping[str, Any]]) -> bool:
@@ -128,7 +156,8 @@ class StudyBridge:
         entry = self._open.get(number)
         if entry is None:
             return True
-        known = self._recorded(entry.trial)
+        entry.heard_at_s = time.monotonic()
+        known = self._frozen(number).intermediate_values
         for report in reports:
             step = int(report["epoch"])
             entry.curve[step] = float(report[self.agenda.objective.metric])
@@ -136,7 +165,7 @@ class StudyBridge:
                 so_far = [entry.curve[s] for s in sorted(entry.curve)]
                 value = reduced(so_far, self.agenda.objective)
                 entry.trial.report(value, step)
-                self._failures_in_a_row = 0  # others train well: this is no common fault
+                self._failures.epoch_reported()
             # Also what the study knows: an earlier driver may have died before it told.
             self._tell("epoch_reported", number, step, report)
             last_step = entry.config.epochs - 1
@@ -168,25 +197,71 @@ class StudyBridge:
             self._open[number].trial.set_user_attr(REASON, reason)
             self._close(number, TrialState.FAIL, reason)
 
-    def worker_died(self, number: int, reason: str) -> None:
-        """Remember why a worker died; Tune decides whether the trial goes on in another one."""
-        if number in self._open:
-            self._open[number].deaths.append(reason)
+    def set_back(self, number: int, reason: str, cause: Cause) -> None:
+        """Take back a trial that could not go on, to run it again; where that is no use, fail it.
 
-    def give_up(self, number: int) -> None:
-        """Close a trial whose workers died too often."""
-        if number in self._open:
-            deaths = self._open[number].deaths or ["its worker ended without a word"]
-            self.fail(number, f"{DIED} {len(deaths)} times, last: {deaths[-1]}")
+        A worker that died is forgiven some times; one that ran out of memory is tried once more
+        with half as many trials on its device; where the disk is full, no trial starts for a while.
+        """
+        entry = self._open.get(number)
+        if entry is None:
+            return
+        if failure := self._why_no_further_try(entry, reason, cause):
+            self.fail(number, failure)
+            return
+        del self._open[number]
+        self._left_running.append(number)
+
+    def _why_no_further_try(self, entry: OpenTrial, reason: str, cause: Cause) -> str:
+        if cause == "disk full":
+            self._pause(reason)
+            return ""
+        if cause == "out of memory":
+            return self._try_with_fewer(entry, reason)
+        deaths = self._deaths.setdefault(entry.trial.number, [])
+        deaths.append(reason)
+        too_often = len(deaths) > WORKER_DEATHS_FORGIVEN
+        return f"{DIED} {len(deaths)} times, last: {reason}" if too_often else ""
+
+    def _pause(self, reason: str) -> None:
+        self._paused_until_s = time.monotonic() + DISK_PAUSE_S
+        if not self._told_full:
+            self._told_full = True
+            self._say(f"The disk is full ({reason}); trials wait until there is room again")
+
+    def _try_with_fewer(self, entry: OpenTrial, reason: str) -> str:
+        """Halve the trials at a time, unless that was done since this one began."""
+        if RETRIED in entry.trial.user_attrs:
+            return f"{OUT_OF_MEMORY} again, with fewer at a time: {reason}"
+        if entry.share == self.share:
+            fewer = self.share.halved()
+            if fewer is None:
+                return f"{OUT_OF_MEMORY} by itself: {reason}"
+            self.share = fewer
+            self.study.set_user_attr(PER_DEVICE, fewer.per_device)
+            self._say(
+                f"Trial {entry.trial.number} ran out of memory and is begun again; from now on "
+                f"{fewer.slots} trials at a time ({fewer.per_device} on a device)"
+            )
+        entry.trial.set_user_attr(RETRIED, True)
+        return ""
 
     def _close(self, number: int, state: TrialState, reason: str = "") -> None:
         entry = self._open.pop(number)
         complete = state is TrialState.COMPLETE
-        value = self._recorded(entry.trial)[entry.config.epochs - 1] if complete else None
-        frozen = self.study.tell(entry.trial, value, state)
-        self._failures_in_a_row = self._failures_in_a_row + 1 if state is TrialState.FAIL else 0
-        if self._failures_in_a_row >= MAX_CONSECUTIVE_FAILURES:
-            self.abort_reason = f"{self._failures_in_a_row} trials in a row failed: {reason}"
+        curve = self._frozen(number).intermediate_values
+        frozen = self.study.tell(
+            entry.trial, curve[entry.config.epochs - 1] if complete else None, state
+        )
+        if state is TrialState.FAIL:
+            self._failures.add(reason)
+            if self._failures.are_too_many:
+                self.abort_reason = self._failures.words
+        else:
+            self._failures.forgive()
+        if complete and self._told_full:  # its network was written
+            self._told_full = False
+            self._say("There is room on the disk again; the search goes on")
         self._tell("trial_ended", end_of(frozen), self.best())
 
     def _tell(self, event: str, *facts: Any) -> None:
@@ -197,8 +272,8 @@ class StudyBridge:
             except Exception:
                 logger.exception("%s of %s", event, type(listener).__name__)
 
-    def _recorded(self, trial: Trial) -> dict[int, float]:
-        return self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
+    def _frozen(self, number: int) -> FrozenTrial:
+        return self.study.get_trials(deepcopy=False)[number]
 
     def best(self) -> TrialEnd | None:
         """Return the best complete trial so far; None also where trials do not compete."""
@@ -235,76 +310,3 @@ _STATE_NAMES: dict[TrialState, Any] = {
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
 }
-
-
-class Unsaved:
-    """Keeps the bridge out of the snapshots that Tune pickles; the study is what a resume reads."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return nothing."""
-        return {}
-
-
-class StudySearcher(Unsaved, Searcher):  # type: ignore[misc]
-    """Tune's question "what next?", forwarded."""
-
-    def __init__(self, bridge: StudyBridge) -> None:
-        super().__init__(metric=None, mode=None)
-        self._bridge = bridge
-        self._numbers: dict[str, int] = {}
-
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Return a trial for the worker, None to wait, ``FINISHED`` when there is no more."""
-        entry = self._bridge.next_trial()
-        if entry is None:
-            return Searcher.FINISHED if self._bridge.done else None
-        self._numbers[trial_id] = entry.trial.number
-        return {"number": entry.trial.number, "trainer": entry.config.to_dict()}
-
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Do nothing: the scheduler is asked first and has recorded it."""
-
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
-        """Close the trial. Tune skips the scheduler for a last result, so it is recorded here."""
-        number = self._numbers.pop(trial_id, None)
-        if number is None or self._bridge.interrupted:
-            return
-        if error or result is None:
-            self._bridge.give_up(number)
-        elif failure := result.get("failure"):
-            self._bridge.fail(number, failure)
-        else:
-            self._bridge.complete(number, result["reports"])
-
-    def save(self, checkpoint_path: str) -> None:
-        """Save nothing."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Restore nothing."""
-
-    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
-        """Save nothing."""
-
-
-class StudyScheduler(Unsaved, FIFOScheduler):  # type: ignore[misc]
-    """Tune's question "go on?", forwarded after every epoch."""
-
-    _supports_buffered_results = False
-
-    def __init__(self, bridge: StudyBridge) -> None:
-        super().__init__()
-        self._bridge = bridge
-
-    def on_trial_result(
-        self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]
-    ) -> str:
-        """Record the epochs and stop a pruned trial."""
-        stop = self._bridge.report(trial.config["number"], result["reports"])
-        return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
-
-    def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
-        """Remember why a worker died; Tune says so only here, also when it will try again."""
-        error = trial.get_pickled_error() or trial.get_error()
-        self._bridge.worker_died(trial.config["number"], one_line(error))

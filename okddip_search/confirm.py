@@ -233,7 +233,9 @@ class _Confirmation:
             )
         self._write(self._compose(plan), "running")
         configs = {contender.label: contender.config for contender in plan.contenders}
-        agenda = FixedAgenda(configs, session.spec.objective, session.common)
+        agenda = FixedAgenda(
+            configs, session.spec.objective, session.common, session.spec.study.max_failures
+        )
         epochs = max(int(config["epochs"]) for config in configs.values())
         screen = SearchConsole(session.terminal, CONFIRM, total, epochs, total - to_go, noun="run")
         bridge = session.run_study(self.study, agenda, self.home, screen, self.stage, keeper=self)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from okddip_search.errors import UserError
+from okddip_search.setbacks import Share
 from okddip_search.settings import ResourceSettings
 
 
@@ -38,6 +39,11 @@ class Allotment:
             f"{self.cpus_per_trial:g} cores ({self.threads_per_trial} threads) and "
             f"{self.gpus_per_trial:g} GPUs"
         )
+
+    @property
+    def share(self) -> Share:
+        """How many trials run at a time."""
+        return Share(self.slots, self.gpus_per_trial)
 
     @property
     def threads_per_trial(self) -> int:

@@ -68,7 +68,12 @@ def _train(session: Session, winner: Contender, seed: int, final: Path) -> bool:
     """Train to the end and hand over; False where it was stopped or failed."""
     attributes = {CONTENDER: winner.label, SEED: seed}
     study = open_fixed_study(final, "retrain", [attributes])
-    agenda = FixedAgenda({winner.label: winner.config}, session.spec.objective, session.common)
+    agenda = FixedAgenda(
+        {winner.label: winner.config},
+        session.spec.objective,
+        session.common,
+        session.spec.study.max_failures,
+    )
     session.say(
         f"Retraining {name_in_words(winner.label)} on train + validation; accuracies shown are of "
         "images that it is trained on"

@@ -19,12 +19,11 @@ from typing import Any, ParamSpec, TypeVar
 
 import optuna
 from ray import tune
-from ray.tune.stopper import Stopper
 from rich.console import Console
 from rich.markup import escape
 
 from okddip_search.agenda import Agenda
-from okddip_search.bridge import StudyBridge, StudyScheduler, StudySearcher, Unsaved
+from okddip_search.bridge import StudyBridge
 from okddip_search.cluster import call_in_worker, ray_cluster
 from okddip_search.console import SearchConsole, noise_to
 from okddip_search.errors import UserError
@@ -39,6 +38,8 @@ from okddip_search.study import sole_driver
 from okddip_search.tracking import Tracker, masked, target_of, usual_uri
 from okddip_search.tracking_stage import Stage
 from okddip_search.trial import OKDDipTrial
+from okddip_search.tune_faces import StudyScheduler, StudySearcher, WhenInterrupted
+from okddip_search.watchdog import Watchdog
 from trainer.data import DataError, DevelopmentData, load_development_data
 from trainer.files import write_atomically
 
@@ -47,8 +48,6 @@ logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
-WORKER_DEATHS_FORGIVEN = 3
-"""So often a trial goes on from its checkpoint after its process died (killed, out of memory)."""
 TRACKING_FLUSH_S = 30.0
 SPEC = "spec.yaml"
 
@@ -132,7 +131,7 @@ class Session:
             keeper: Told of every event before the others.
         """
         listeners = [listener for listener in (keeper, tracked, screen) if listener is not None]
-        bridge = StudyBridge(study, agenda, self.allotment.slots, listeners)
+        bridge = StudyBridge(study, agenda, self.allotment.share, listeners, self.say)
         if tracked is not None:
             tracked.catch_up(bridge.closed(), bridge.best())
         with self.switch.stops(bridge), screen:
@@ -149,14 +148,19 @@ class Session:
         }
         trainable = tune.with_resources(
             tune.with_parameters(OKDDipTrial, arrays=data.to_arrays(), **folders),
-            {"cpu": allotment.cpus_per_trial, "gpu": allotment.gpus_per_trial},
+            # Of the single trial: after one ran out of memory, the next ones get more of a GPU.
+            lambda config: {
+                "cpu": allotment.cpus_per_trial,
+                "gpu": config.get("gpus", allotment.gpus_per_trial),
+            },
         )
+        scheduler = StudyScheduler(bridge)
         scratch = home / ".tune"  # Tune's own records; the study is the truth
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
                 search_alg=StudySearcher(bridge),
-                scheduler=StudyScheduler(bridge),
+                scheduler=scheduler,
                 num_samples=-1,
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: trial.trial_id,
@@ -164,9 +168,10 @@ class Session:
             run_config=tune.RunConfig(
                 name="tune",
                 storage_path=str(scratch),
-                stop=_WhenInterrupted(bridge),
+                stop=WhenInterrupted(bridge),
                 verbose=0,
-                failure_config=tune.FailureConfig(max_failures=WORKER_DEATHS_FORGIVEN),
+                callbacks=[self._watchdog(bridge, scheduler)],
+                failure_config=tune.FailureConfig(max_failures=0),  # the bridge tries again
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )
@@ -174,6 +179,10 @@ class Session:
             tuner.fit()
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+    def _watchdog(self, bridge: StudyBridge, scheduler: StudyScheduler) -> Watchdog:
+        cpus = self.allotment.cpus_per_trial
+        return Watchdog(bridge, scheduler, self.spec.resources, cpus, self.say)
 
     def in_worker(self, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         """Call a function in a worker with a trial's resources (``call_in_worker``)."""
@@ -326,19 +335,6 @@ def _as_run(spec: SearchSpec, allotment: Allotment) -> SearchSpec:
     # Said outright: a worker that has lost its GPU must fail, not train on the CPU for days.
     here["device"] = "cuda" if allotment.gpus_per_trial > 0 else "cpu"
     return dataclasses.replace(spec, trainer={**here, **spec.trainer})
-
-
-class _WhenInterrupted(Unsaved, Stopper):  # type: ignore[misc]
-    """Ends Tune after a signal; running trials finish their epoch and save it."""
-
-    def __init__(self, bridge: StudyBridge) -> None:
-        self._bridge = bridge
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return False
-
-    def stop_all(self) -> bool:
-        return self._bridge.interrupted
 
 
 @contextmanager

@@ -169,6 +169,7 @@ class StudySettings(StrictModel):
     wait_for_ramp_up: bool = Field(
         True, description="prune no trial before its distillation weight has reached 0.7"
     )
+    max_failures: Count = Field(5, description="failed trials in a row that end the search")
     seed: int = Field(0, ge=0, lt=2**63, description="of the sampler and of every trial")
 
     @field_validator("timeout", mode="before")
@@ -197,6 +198,7 @@ class StudySettings(StrictModel):
             "sampler": self.sampler.to_plain(),
             "pruner": self.pruner.to_plain(),
             "wait_for_ramp_up": self.wait_for_ramp_up,
+            "max_failures": self.max_failures,
             "seed": self.seed,
         }
 
@@ -251,6 +253,19 @@ class ResourceSettings(StrictModel):
         "search begins",
     )
     max_concurrent: Count | None = Field(None, description="trials at a time")
+    stall_timeout: float | Literal["auto"] = Field(
+        "auto",
+        description="an epoch that takes so long (90s, 20m) hangs, and its worker is killed; auto: "
+        "ten times the median epoch, at least a minute",
+    )
+
+    @field_validator("stall_timeout", mode="before")
+    @classmethod
+    def _stall_in_seconds(cls, value: Any) -> Any:
+        try:
+            return value if value == "auto" else parse_duration(value)
+        except ValueError as error:
+            raise ConfigError([((), f"{error}, or auto")]) from None
 
     @model_validator(mode="after")
     def _gpus_are_shared_or_whole(self) -> Self:

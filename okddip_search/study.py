@@ -31,6 +31,8 @@ REASON = "okddip:reason"
 """User attribute of a failed trial: why."""
 DIED = "its worker died"
 """Begins the reason of a trial that failed with its machine."""
+OUT_OF_MEMORY = "out of memory"
+"""Begins the reason of a trial that does not fit."""
 PAPER_KEY = "okddip:enqueued"
 """User attribute of a trial that the space file asked for; the paper's own setting comes first."""
 
@@ -96,8 +98,9 @@ def runs_with(study: optuna.Study, attributes: Mapping[str, Any]) -> list[Frozen
 
 
 def died(trial: FrozenTrial) -> bool:
-    """Say whether a run failed because its worker died, and not in its training."""
-    return trial.state is TrialState.FAIL and trial.user_attrs.get(REASON, "").startswith(DIED)
+    """Say whether a run failed because its worker died or had no room, and not in its training."""
+    reason = trial.user_attrs.get(REASON, "")
+    return trial.state is TrialState.FAIL and reason.startswith((DIED, OUT_OF_MEMORY))
 
 
 def _open_journal(directory: Path, name: str, pruner: BasePruner) -> optuna.Study:

@@ -2,10 +2,13 @@
 
 import logging
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ray.tune import Trainable
+
+from okddip_search.setbacks import Cause
 
 logger = logging.getLogger(__name__)
 
@@ -15,7 +18,8 @@ class OKDDipTrial(Trainable):  # type: ignore[misc]
 
     Workers are reused from trial to trial (importing torch takes seconds) and Tune may build one
     that it never steps, so nothing is opened before the first step. Errors of the training are
-    reported as a ``failure`` and not raised: Tune then restarts a trial only when its process died.
+    reported as a ``failure`` and not raised, as a worker that raises is replaced. Where the machine
+    is to blame for the failure (memory, disk), ``cause`` says so.
     """
 
     def setup(
@@ -55,12 +59,15 @@ class OKDDipTrial(Trainable):  # type: ignore[misc]
                     return self._result(self._run.trainer.history)
             return self._result([self._run.step()])
         except Exception as error:
-            if _is_of_the_machine(error):
+            cause = machine_at_fault(error)
+            if cause == "died":
                 self.cleanup()
-                raise  # Tune takes another worker, which goes on from the checkpoint
-            self._write_traceback()  # the training's own fault: this trial failed
-            self.cleanup()
-            return {"reports": [], "failure": one_line(error), "done": True}
+                raise  # another worker goes on from the checkpoint
+            if cause is None:
+                self._write_traceback()  # the training's own fault: this trial failed
+            with suppress(OSError):  # a full disk takes no checkpoint either
+                self.cleanup()
+            return {"reports": [], "failure": one_line(error), "cause": cause, "done": True}
 
     @property
     def _directory(self) -> Path:
@@ -141,12 +148,27 @@ def measure_leaders(leader_dirs: list[str]) -> list[dict[str, Any]]:
     return [asdict(measure_cost(load_leader(Path(folder)))) for folder in leader_dirs]
 
 
-def _is_of_the_machine(error: Exception) -> bool:
-    """Tell a full disk, a lock or a broken GPU, which may be over soon, from a failed training."""
-    from trainer.files import LockedError
+def machine_at_fault(error: Exception) -> Cause | None:
+    """Tell what may be over soon, or with fewer trials at a time, from a failed training.
 
-    of_cuda = isinstance(error, RuntimeError) and "CUDA" in str(error)
-    return of_cuda or isinstance(error, (OSError, LockedError, MemoryError))
+    Returns:
+        ``died`` where this process is of no use any more (a broken GPU, a lost file system).
+    """
+    from torch import OutOfMemoryError
+
+    from trainer.files import LockedError, is_disk_full
+
+    words = str(error)
+    # A library's allocation on a GPU, or torch's on the CPU, fails as a plain RuntimeError.
+    memory = isinstance(error, RuntimeError) and (
+        "out of memory" in words or "allocate memory" in words
+    )
+    if memory or isinstance(error, (OutOfMemoryError, MemoryError)):
+        return "out of memory"
+    if isinstance(error, OSError) and is_disk_full(error):
+        return "disk full"
+    of_cuda = isinstance(error, RuntimeError) and "CUDA" in words
+    return "died" if of_cuda or isinstance(error, (OSError, LockedError)) else None
 
 
 def one_line(error: BaseException | None) -> str:

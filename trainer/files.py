@@ -1,5 +1,6 @@
 """Small promises about files: whole or not at all, and one writer at a time."""
 
+import errno
 import fcntl
 import json
 import os
@@ -11,6 +12,11 @@ from typing import Any
 
 class LockedError(RuntimeError):
     """Another process holds the lock."""
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Say whether a file could not be written for want of room, the user's share included."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from okddip_search.agenda import SearchAgenda
 from okddip_search.bridge import StudyBridge
 from okddip_search.report import write_report
+from okddip_search.setbacks import Share
 from okddip_search.space import load_space
 from okddip_search.study import open_study, require_same_images
 from trainer.data import DevelopmentData, load_development_data
@@ -51,7 +52,7 @@ def begin(directory: Path, space: str) -> tuple[StudyBridge, DevelopmentData]:
     data = load_development_data(spec.data)
     study = open_study(directory, spec)
     require_same_images(study, data.fingerprint)
-    return StudyBridge(study, SearchAgenda(spec), slots=9, listeners=()), data
+    return StudyBridge(study, SearchAgenda(spec), Share(9), listeners=()), data
 
 
 def run_trial(

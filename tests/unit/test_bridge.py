@@ -6,8 +6,9 @@ import pytest
 from optuna.trial import TrialState
 
 from okddip_search.agenda import CONTENDER, SEED, FixedAgenda, SearchAgenda
-from okddip_search.bridge import MAX_CONSECUTIVE_FAILURES, StudyBridge, StudySearcher, reduced
+from okddip_search.bridge import StudyBridge, reduced
 from okddip_search.errors import UserError
+from okddip_search.setbacks import WORKER_DEATHS_FORGIVEN, Share
 from okddip_search.settings import ObjectiveSettings
 from okddip_search.space import load_space
 from okddip_search.study import (
@@ -36,6 +37,7 @@ class Witness:
     started: list = field(default_factory=list)
     epochs: list = field(default_factory=list)
     ended: list = field(default_factory=list)
+    said: list = field(default_factory=list)
 
     def trial_started(self, number, params, resumed):
         self.started.append((number, resumed))
@@ -55,8 +57,9 @@ def make(tmp_path):
     def make(slots=1, sets=()):
         spec = load_space(tmp_path / "space.yaml", sets)
         witness = Witness()
+        said = witness.said
         return StudyBridge(
-            open_study(tmp_path, spec), SearchAgenda(spec), slots, [witness]
+            open_study(tmp_path, spec), SearchAgenda(spec), Share(slots), [witness], said.append
         ), witness
 
     return make
@@ -75,6 +78,7 @@ def run_trial(bridge, values):
     return number
 
 
+MOST = 5  # failures in a row
 RISING = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
 
 
@@ -201,7 +205,7 @@ def test_a_failure_keeps_its_reason(make):
 def test_failures_beside_trials_that_train_well_do_not_end_the_search(make):
     bridge, _ = make(slots=2)
     healthy = bridge.next_trial().trial.number
-    for step in range(MAX_CONSECUTIVE_FAILURES + 2):
+    for step in range(MOST + 2):
         bridge.fail(bridge.next_trial().trial.number, "loss is nan")
         bridge.report(healthy, reports([0.1], first=step))
     assert not bridge.done and not bridge.abort_reason
@@ -215,14 +219,96 @@ def test_a_listener_that_raises_does_not_end_the_search(make):
 
 def test_failures_in_a_row_end_the_search_and_a_success_forgives_them(make):
     bridge, _ = make()
-    for _ in range(MAX_CONSECUTIVE_FAILURES - 1):
+    for _ in range(MOST - 1):
         bridge.fail(bridge.next_trial().trial.number, "no space left on device")
     run_trial(bridge, RISING)
-    for _ in range(MAX_CONSECUTIVE_FAILURES):
+    for _ in range(MOST):
         assert not bridge.done
         bridge.fail(bridge.next_trial().trial.number, "no space left on device")
     assert bridge.done
     assert "no space left on device" in bridge.abort_reason
+
+
+def test_a_search_whose_trials_all_fail_after_some_epochs_ends_too(make):
+    bridge, _ = make()
+    for step in range(MOST):
+        assert not bridge.done
+        number = bridge.next_trial().trial.number
+        bridge.report(number, reports([0.1]))
+        bridge.fail(number, f"NonFiniteLossError: loss is nan in epoch {step}")
+    assert bridge.done
+    assert bridge.abort_reason == (
+        "5 trials in a row failed: NonFiniteLossError: loss is nan in epoch 4"
+    )
+
+
+def test_giving_up_names_the_causes_the_most_frequent_first(make):
+    bridge, _ = make(sets=["study.max_failures=3"])
+    for reason in ("disk 1 broke", "loss is nan", "disk 2 broke"):
+        bridge.fail(bridge.next_trial().trial.number, reason)
+    assert bridge.abort_reason == ("3 trials in a row failed: 2 × disk 2 broke; 1 × loss is nan")
+
+
+def test_out_of_memory_is_tried_once_more_with_half_as_many_at_a_time(make):
+    bridge, witness = make(slots=4)
+    numbers = [bridge.next_trial().trial.number for _ in range(4)]
+    for number in numbers[:2]:  # two that ran beside each other halve once
+        bridge.set_back(number, "CUDA out of memory", "out of memory")
+    assert bridge.share.slots == 2
+    assert len(witness.said) == 1
+    assert "2 trials at a time" in witness.said[0]
+    assert bridge.next_trial() is None  # the other two are still running
+    bridge.fail(numbers[2], "x")
+    assert bridge.next_trial().trial.number == numbers[0]
+    bridge.set_back(numbers[0], "CUDA out of memory", "out of memory")
+    assert bridge.study.trials[numbers[0]].state is TrialState.FAIL
+    assert bridge.study.trials[numbers[1]].state is TrialState.RUNNING
+
+
+def test_out_of_memory_without_company_is_a_failure(make):
+    bridge, _ = make()
+    number = bridge.next_trial().trial.number
+    bridge.set_back(number, "CUDA out of memory", "out of memory")
+    assert bridge.study.trials[number].state is TrialState.FAIL
+    assert "by itself" in bridge.study.trials[number].user_attrs["okddip:reason"]
+
+
+def test_a_resumed_search_remembers_how_many_fit(make):
+    bridge, _ = make(slots=4)
+    bridge.set_back(bridge.next_trial().trial.number, "no memory", "out of memory")
+    again, _ = make(slots=4)
+    assert again.share.slots == 2
+
+
+@pytest.mark.parametrize(
+    ("share", "halved"),
+    [
+        (Share(8, 0.25), Share(4, 0.5)),  # two GPUs
+        (Share(3, 1 / 3), Share(1, 1.0)),
+        (Share(5, 0.25), Share(2, 0.5)),  # max_concurrent: 5
+        (Share(8, 1.0), None),
+        (Share(4, 2.0), None),
+        (Share(2), Share(1)),
+        (Share(1), None),
+    ],
+)
+def test_half_as_many_trials_on_a_gpu_or_on_a_machine_without_one(share, halved):
+    assert share.halved() == halved
+
+
+def test_a_full_disk_pauses_new_trials_and_loses_none(make, monkeypatch):
+    bridge, witness = make(slots=2)
+    first, second = (bridge.next_trial().trial.number for _ in range(2))
+    bridge.set_back(first, "OSError: no space left on device", "disk full")
+    bridge.set_back(second, "OSError: no space left on device", "disk full")
+    assert len(witness.said) == 1
+    assert "no space left" in witness.said[0]
+    assert bridge.next_trial() is None
+    assert not bridge.done
+    monkeypatch.setattr(bridge, "_paused_until_s", 0.0)
+    assert [bridge.next_trial().trial.number for _ in range(2)] == [first, second]
+    bridge.complete(first, reports(RISING))
+    assert "room" in witness.said[1]
 
 
 def test_a_worker_that_ends_early_is_a_failure_not_a_result(make):
@@ -237,16 +323,6 @@ def test_no_trial_starts_after_the_timeout_but_running_ones_finish(make):
     bridge._deadline = 0.0
     assert bridge.next_trial() is None
     assert bridge.done
-
-
-def test_an_interrupted_search_leaves_its_trials_running(make):
-    bridge, _ = make()
-    searcher = StudySearcher(bridge)
-    number = searcher.suggest("t1")["number"]
-    bridge.interrupted = True
-    searcher.on_trial_complete("t1", {"reports": [], "failure": "stopped"})
-    assert bridge.study.trials[number].state is TrialState.RUNNING
-    assert searcher.suggest("t2") is None
 
 
 @pytest.mark.parametrize(
@@ -291,8 +367,8 @@ def test_a_journal_damaged_in_its_middle_is_told(make, tmp_path):
 
 
 def fixed_bridge(tmp_path, runs):
-    agenda = FixedAgenda({"a": {"epochs": 2}}, ObjectiveSettings(), {})
-    return StudyBridge(open_fixed_study(tmp_path, "fixed", runs), agenda, 1, [])
+    agenda = FixedAgenda({"a": {"epochs": 2}}, ObjectiveSettings(), {}, 5)
+    return StudyBridge(open_fixed_study(tmp_path, "fixed", runs), agenda, Share(1), [])
 
 
 RUNS = [{CONTENDER: "a", SEED: 5}, {CONTENDER: "a", SEED: 6}]
@@ -319,8 +395,10 @@ def test_a_run_whose_worker_died_is_tried_once_more_by_a_later_driver(tmp_path):
     for tries in (1, 2):
         bridge = fixed_bridge(tmp_path, RUNS[:1])
         number = bridge.next_trial().trial.number
-        bridge.worker_died(number, "out of memory")
-        bridge.give_up(number)
+        for _ in range(WORKER_DEATHS_FORGIVEN):
+            bridge.set_back(number, "killed", "died")
+            assert bridge.next_trial().trial.number == number
+        bridge.set_back(number, "killed", "died")
         assert bridge.done
         assert len(runs_with(bridge.study, RUNS[0])) == tries
     assert fixed_bridge(tmp_path, RUNS[:1]).done

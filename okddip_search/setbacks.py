@@ -1,0 +1,101 @@
+"""What a search does about trials that cannot go on: how often, how many at a time, when to stop.
+
+Rules only; ``StudyBridge`` carries them out.
+"""
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Literal
+
+Cause = Literal["died", "out of memory", "disk full"]
+"""Why a trial could not go on, through no fault of its training."""
+
+WORKER_DEATHS_FORGIVEN = 3
+"""So often a trial goes on from its checkpoint after its process died (killed, hung)."""
+DISK_PAUSE_S = 10.0
+"""So long no trial starts after a disk was found to be full; then one finds out whether it is."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """How many trials run at a time.
+
+    Attributes:
+        slots: On all devices together.
+        gpus_per_trial: Of each; 0 on the CPU.
+    """
+
+    slots: int
+    gpus_per_trial: float = 0.0
+
+    @property
+    def per_device(self) -> int:
+        """Trials that share a GPU, or the machine where there is none."""
+        if self.gpus_per_trial == 0:
+            return self.slots
+        return max(1, int(1 / self.gpus_per_trial + 1e-9))
+
+    def halved(self) -> "Share | None":
+        """Return the share with half as many on a device; None where one has it alone already."""
+        together = self.per_device
+        if together == 1:
+            return None
+        half = together // 2
+        slots = max(1, self.slots * half // together)
+        return Share(slots, 1 / half if self.gpus_per_trial else 0.0)
+
+    def at_most(self, per_device: int) -> "Share":
+        """Return the share, halved until no more trials than that share a device."""
+        share = self
+        while share.per_device > per_device and (less := share.halved()):
+            share = less
+        return share
+
+
+@dataclass
+class Failures:
+    """Failures with no trial between them that ended well, and when they are too many.
+
+    Too many are ``most`` with not even an epoch of another trial between them: the fault is a
+    common one. So are ``most`` for each slot, where every trial fails some epochs later.
+
+    Attributes:
+        most: So many in a row are too many.
+        slots: Trials at a time.
+        reasons: Of the failures in a row.
+    """
+
+    most: int
+    slots: int
+    reasons: list[str] = field(default_factory=list)
+    _without_epoch: int = 0
+
+    def add(self, reason: str) -> None:
+        """Count a failure."""
+        self.reasons.append(reason)
+        self._without_epoch += 1
+
+    def forgive(self) -> None:
+        """A trial ended well."""
+        self.reasons.clear()
+        self._without_epoch = 0
+
+    def epoch_reported(self) -> None:
+        """A trial trains well so far."""
+        self._without_epoch = 0
+
+    @property
+    def are_too_many(self) -> bool:
+        """Whether the search should end."""
+        return self._without_epoch >= self.most or len(self.reasons) >= self.most * self.slots
+
+    @property
+    def words(self) -> str:
+        """Name the common cause; reasons that differ in numbers alone are one."""
+        alike = Counter(re.sub(r"\d+(\.\d+)?", "#", reason) for reason in self.reasons)
+        text = f"{len(self.reasons)} trials in a row failed"
+        if len(alike) == 1:
+            return f"{text}: {self.reasons[-1]}"
+        example = {re.sub(r"\d+(\.\d+)?", "#", reason): reason for reason in self.reasons}
+        return f"{text}: " + "; ".join(f"{n} × {example[a]}" for a, n in alike.most_common(3))

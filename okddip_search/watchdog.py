@@ -1,0 +1,142 @@
+"""What Tune waits for without a word: workers that hang, and trials that there is no room for."""
+
+import logging
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import ray
+from ray.tune import Callback
+from ray.tune.experiment import Trial as TuneTrial
+
+from okddip_search.bridge import OpenTrial, StudyBridge
+from okddip_search.settings import ResourceSettings
+from okddip_search.tune_faces import StudyScheduler, Unsaved
+
+logger = logging.getLogger(__name__)
+
+STALL_FACTOR = 10
+"""``stall_timeout: auto``: so many times the median epoch."""
+LEAST_STALL_S = 60.0
+FIRST_STALL_S = 3600.0
+"""While no epoch was seen yet, in this session, whose length could be a measure."""
+PLACE_TOLD_AFTER_S = 60.0
+PLACE_GIVEN_UP_AFTER_S = 1800.0
+"""A cluster may be growing, or others may be done soon."""
+LOOK_EVERY_S = 1.0
+
+
+class Watchdog(Unsaved, Callback):  # type: ignore[misc]
+    """Kills workers that hang, and says what is missing where no trial can be placed.
+
+    A killed worker's trial goes on from its checkpoint in another one, as after any other death.
+
+    Args:
+        bridge: Whose trials are watched.
+        scheduler: Reaches their workers.
+        settings: ``stall_timeout``.
+        cpus_per_trial: Cores of each.
+        say: Prints a line for the user.
+    """
+
+    def __init__(
+        self,
+        bridge: StudyBridge,
+        scheduler: StudyScheduler,
+        settings: ResourceSettings,
+        cpus_per_trial: float,
+        say: Callable[[str], None],
+    ) -> None:
+        self._bridge = bridge
+        self._scheduler = scheduler
+        self._stall_timeout = settings.stall_timeout
+        self._cpus = cpus_per_trial
+        self._say = say
+        self._epochs_s: deque[float] = deque(maxlen=1000)
+        self._running_since: dict[str, float] = {}
+        self._nothing_runs_since: float | None = None
+        self._told_at_s = 0.0
+        self._looked_at_s = 0.0
+
+    def on_trial_result(
+        self, iteration: int, trials: Any, trial: TuneTrial, result: Mapping[str, Any], **_: Any
+    ) -> None:
+        """Learn how long epochs take here."""
+        self._epochs_s.extend(report["seconds"] for report in result.get("reports", ()))
+
+    def on_step_end(self, iteration: int, trials: list[TuneTrial], **_: Any) -> None:
+        """Look around, once a second."""
+        now = time.monotonic()
+        if now - self._looked_at_s < LOOK_EVERY_S:
+            return
+        self._looked_at_s = now
+        try:
+            self._kill_stalled(trials, now)
+            self._watch_places(trials, now)
+        except Exception:  # a watchdog must not be what ends the search
+            logger.exception("watchdog")
+
+    def _kill_stalled(self, trials: Iterable[TuneTrial], now: float) -> None:
+        running = {t.trial_id: t for t in trials if t.status == TuneTrial.RUNNING}
+        began = {id_: self._running_since.get(id_, now) for id_ in running}
+        self._running_since = began
+        for id_, trial in running.items():
+            entry = self._bridge.open_trial(trial.config["number"])
+            if entry is None:
+                continue
+            waited_s = now - max(began[id_], entry.heard_at_s)
+            limit_s = self._limit_s(entry)
+            if waited_s > limit_s:
+                self._running_since[id_] = now  # its death takes a moment to be noticed
+                self._say(
+                    f"Trial {entry.trial.number} hangs: no epoch for {waited_s:.0f} s "
+                    "(resources.stall_timeout); its worker is killed and the trial goes on"
+                )
+                self._scheduler.kill(trial, f"it hung: no epoch for {waited_s:.0f} s")
+
+    def _limit_s(self, entry: OpenTrial) -> float:
+        """Return how long an epoch may take; a worker's first one trains a teacher before it."""
+        if self._stall_timeout != "auto":
+            limit_s = self._stall_timeout
+        elif self._epochs_s:
+            limit_s = max(LEAST_STALL_S, STALL_FACTOR * statistics.median(self._epochs_s))
+        else:
+            limit_s = FIRST_STALL_S
+        teacher = None if entry.curve else entry.config.teacher_config()
+        return limit_s * (1 + teacher.epochs) if teacher else limit_s
+
+    def _watch_places(self, trials: Iterable[TuneTrial], now: float) -> None:
+        states = {trial.status for trial in trials}
+        if TuneTrial.PENDING not in states or TuneTrial.RUNNING in states:
+            self._nothing_runs_since = None
+            return
+        since = self._nothing_runs_since = self._nothing_runs_since or now
+        if now - max(since, self._told_at_s) < PLACE_TOLD_AFTER_S:
+            return
+        self._told_at_s = now
+        missing = what_is_missing(ray.nodes(), self._cpus, self._bridge.share.gpus_per_trial)
+        if now - since > PLACE_GIVEN_UP_AFTER_S:
+            self._bridge.placeless = True
+            self._bridge.abort_reason = f"{missing}, for {(now - since) / 60:.0f} minutes"
+        else:
+            self._say(f"No trial could be started for {now - since:.0f} s: {missing}; waiting")
+
+
+def what_is_missing(nodes: Iterable[Mapping[str, Any]], cpus: float, gpus: float) -> str:
+    """Say which resource keeps a trial from being placed.
+
+    Args:
+        nodes: As ``ray.nodes()`` returns them.
+        cpus: A trial's cores.
+        gpus: A trial's GPUs.
+    """
+    alive = [node["Resources"] for node in nodes if node["Alive"]]
+    has = [(node.get("CPU", 0), node.get("GPU", 0)) for node in alive]
+    needs = f"a trial needs {cpus:g} cores and {gpus:g} GPUs"
+    if not any(c >= cpus and g >= gpus for c, g in has):
+        there = ", ".join(f"{c:g} and {g:g}" for c, g in has) or "none"
+        lacking = "GPU" if gpus and not any(g >= gpus for _, g in has) else "CPU"
+        return f"{lacking}: {needs}, and the nodes that are left have {there}"
+    return f"{needs}, and whoever else uses this Ray cluster has taken them"
