@@ -25,6 +25,7 @@ class Agenda(Protocol):
         objective: What a trial is worth.
         timeout_s: No trial starts so long after the bridge was made; None: no limit.
         has_best: Whether the trials compete, so that one of them is the best.
+        keep_leaders: So many of the best trials keep their network on disk; None: all.
     """
 
     @property
@@ -37,6 +38,10 @@ class Agenda(Protocol):
 
     @property
     def has_best(self) -> bool:
+        """See above."""
+
+    @property
+    def keep_leaders(self) -> int | None:
         """See above."""
 
     def sampler(self, number: int) -> BaseSampler:
@@ -68,6 +73,11 @@ class SearchAgenda:
     def timeout_s(self) -> float | None:
         """The space's."""
         return self.spec.study.timeout
+
+    @property
+    def keep_leaders(self) -> int:
+        """The space's."""
+        return self.spec.study.keep_leaders
 
     def sampler(self, number: int) -> BaseSampler:
         """Return a sampler of its own for every trial, seeded by its number.
@@ -108,6 +118,7 @@ class FixedAgenda:
     common: Mapping[str, Any]
     timeout_s: float | None = None
     has_best: bool = False
+    keep_leaders: int | None = None
 
     def sampler(self, number: int) -> BaseSampler:
         """Return a sampler that has nothing to sample."""

@@ -169,6 +169,10 @@ class StudySettings(StrictModel):
     wait_for_ramp_up: bool = Field(
         True, description="prune no trial before its distillation weight has reached 0.7"
     )
+    keep_leaders: Count = Field(
+        3,
+        description="best trials whose networks stay on disk; a trial that ended keeps its curves",
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="of the sampler and of every trial")
 
     @field_validator("timeout", mode="before")
@@ -197,6 +201,7 @@ class StudySettings(StrictModel):
             "sampler": self.sampler.to_plain(),
             "pruner": self.pruner.to_plain(),
             "wait_for_ramp_up": self.wait_for_ramp_up,
+            "keep_leaders": self.keep_leaders,
             "seed": self.seed,
         }
 
