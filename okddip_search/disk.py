@@ -33,7 +33,8 @@ _COUNTING_S = 120.0
 _JSON_COPIES = 2.24  # of an epoch's report: `state.json`, and `result.json`, which is indented
 _STUDY, _TRACKING, _REPORT, _MLFLOW = 150, 600, 300, 4800  # bytes an epoch
 _TRIAL = 48 * KIB  # parameters and tags in MLflow, Tune's record, whole blocks of small files
-_PAGES = 16 * MIB  # the report, its copy in MLflow, and the one that replaces it
+_PAGE = 5 * MIB  # the report, most of it the library that draws
+_STORE = MIB  # MLflow's database without a run
 _LEADERS_BESIDE = 6  # `leader/` and its successor, a trial's that just ended, MLflow's model
 
 
@@ -97,7 +98,7 @@ def estimate_disk(spec: SearchSpec, slots: int, *, own_store: bool) -> Disk | No
         f"networks of the best {study.keep_leaders} trials, {size_text(leader)} each, and the "
         "winner's": (study.keep_leaders + _LEADERS_BESIDE) * leader,
         f"curves and records of {study.trials} trials": study.trials * record,
-        "the report": _PAGES,
+        "the report, and MLflow's copy of it": 2 * _PAGE + _STORE,
     }
     if teachers:
         teaching = max(STATES_AT_ONCE * s + weights for s, weights in sizes[len(configs) :])
@@ -106,6 +107,7 @@ def estimate_disk(spec: SearchSpec, slots: int, *, own_store: bool) -> Disk | No
         runs = most_runs(spec.confirm)
         tuned = len(spec.confirm.methods) if spec.confirm.rivals == "tuned" else 0
         size = runs * (leader + record) + tuned * study.trials * record
+        size += _PAGE  # while its report replaces the search's
         parts[f"the confirmation: networks, curves and records of {runs} runs"] = size
     return Disk(parts)
 

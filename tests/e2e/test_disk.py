@@ -81,7 +81,7 @@ def test_after_a_search_the_best_have_their_networks_and_no_trial_a_checkpoint(s
 def test_the_peak_is_what_explain_says(search):
     _, peak, estimate = search
     print(f"peak {peak / 2**20:.1f} MiB, explained {estimate / 2**20:.1f} MiB")
-    assert 0.5 * estimate < peak <= estimate
+    assert 0.75 * estimate < peak <= estimate
 
 
 def test_the_winner_is_handed_over_from_what_is_kept(search, tmp_path):
