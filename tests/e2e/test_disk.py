@@ -1,7 +1,6 @@
 """The disk of a search is bounded: checkpoints of running trials and the best networks alone."""
 
 import re
-import shutil
 import time
 
 import pytest
@@ -89,20 +88,17 @@ def test_the_winner_is_handed_over_from_what_is_kept(search, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_kill_9_between_the_end_of_a_trial_and_its_sweep_is_mended_by_resume(search, tmp_path):
+def test_kill_9_between_the_end_of_a_trial_and_its_sweep_is_mended_by_resume(tmp_path):
     directory = tmp_path / NAME
     driver = start("--space", write_space(tmp_path), "--out", NAME, *OPTIONS, cwd=tmp_path)
-    wait_until(lambda: tensors(directory))
-    saved = tensors(directory)[0].read_bytes()
-    wait_until(lambda: epochs_recorded(directory) >= 25)
+    wait_until(lambda: epochs_recorded(directory) >= 25, timeout=240)
     kill(driver)
     closed = [t.number for t in read_study(directory).trials if t.state is not TrialState.RUNNING]
     assert closed
     for number in closed:  # as the worker had left it when its driver closed the trial
-        (directory / "trials" / str(number) / "state-000002.safetensors").write_bytes(saved)
-        shutil.copytree(
-            search[0] / "leader", directory / "trials" / str(number) / "leader", dirs_exist_ok=True
-        )
+        trial = directory / "trials" / str(number)
+        (trial / "state-000002.safetensors").write_bytes(b"weights")
+        (trial / "leader").mkdir(exist_ok=True)
 
     done = run("--resume", "--out", NAME, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
