@@ -26,6 +26,7 @@ class Agenda(Protocol):
         timeout_s: No trial starts so long after the bridge was made; None: no limit.
         max_failures: So many failed trials in a row end it.
         has_best: Whether the trials compete, so that one of them is the best.
+        keep_leaders: So many of the best trials keep their network on disk; None: all.
     """
 
     @property
@@ -42,6 +43,10 @@ class Agenda(Protocol):
 
     @property
     def has_best(self) -> bool:
+        """See above."""
+
+    @property
+    def keep_leaders(self) -> int | None:
         """See above."""
 
     def sampler(self, number: int) -> BaseSampler:
@@ -78,6 +83,11 @@ class SearchAgenda:
     def max_failures(self) -> int:
         """The space's."""
         return self.spec.study.max_failures
+
+    @property
+    def keep_leaders(self) -> int:
+        """The space's."""
+        return self.spec.study.keep_leaders
 
     def sampler(self, number: int) -> BaseSampler:
         """Return a sampler of its own for every trial, seeded by its number.
@@ -120,6 +130,7 @@ class FixedAgenda:
     max_failures: int
     timeout_s: float | None = None
     has_best: bool = False
+    keep_leaders: int | None = None
 
     def sampler(self, number: int) -> BaseSampler:
         """Return a sampler that has nothing to sample."""

@@ -6,6 +6,7 @@ import click
 import optuna
 
 from okddip_search.console import duration, params_text
+from okddip_search.disk import estimate_disk, most_runs
 from okddip_search.resources import Node, allot, count_cpus, count_gpus
 from okddip_search.sampling import make_sampler
 from okddip_search.settings import ConfirmSettings
@@ -44,12 +45,19 @@ def explain_search(
     if spec.confirm is not None:
         click.echo("\n# Confirmation, when the search is over")
         click.echo(_confirmation(spec.confirm))
+    click.echo("\n# Disk")
+    disk = estimate_disk(spec, allotment.slots, own_store=tracking_uri is None)
+    click.echo(disk.words if disk else "unknown: the networks could not be counted")
     click.echo("\n# Would write")
     for name, what in (
         ("spec.yaml", "this space"),
         *([("speed.json", "what is timed before the first trial")] if left_to_timing(spec) else []),
         ("study.journal", "every decision and every epoch's value (Optuna)"),
-        ("trials/NUMBER/", "checkpoint, leader and result.json of each trial"),
+        (
+            "trials/NUMBER/",
+            "result.json (the curves) of each trial; its checkpoint while it runs, "
+            f"and the leaders of the best {spec.study.keep_leaders}",
+        ),
         ("best.yaml", "the winner's configuration"),
         ("leader/", "the winner's network"),
         ("report.html", "the search in one page; report.json has its numbers"),
@@ -70,13 +78,11 @@ def _timing(spec: SearchSpec, directory: Path) -> str:
 
 
 def _confirmation(settings: ConfirmSettings) -> str:
-    longer = settings.single == "seconds" and "single" in settings.methods
-    most = settings.top + 1 + len(settings.methods) + longer
     tuned = ", each after a search of its own" if settings.rivals == "tuned" else ""
     return (
         f"the {settings.top} best configurations, the paper's setting and the rivals "
         f"{', '.join(settings.methods)}{tuned}\n"
-        f"with {settings.seeds} seeds each: at most {most * settings.seeds} runs; then the sealed "
+        f"with {settings.seeds} seeds each: at most {most_runs(settings)} runs; then the sealed "
         "test set is opened once"
     )
 

@@ -31,6 +31,7 @@ from okddip_search.events import Listener
 from okddip_search.export import TRIALS
 from okddip_search.report import write_report
 from okddip_search.resources import Allotment, Node, allot
+from okddip_search.retention import Retention, drop_teachers
 from okddip_search.spec import SearchSpec
 from okddip_search.speed import Speed, find_speed
 from okddip_search.stopping import StopSwitch
@@ -48,8 +49,11 @@ logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
+LETTING_GO_S = 5.0
+"""So long a worker may take, when all trials have ended, to save the one that it was stopped in."""
 TRACKING_FLUSH_S = 30.0
 SPEC = "spec.yaml"
+TEACHERS = "teachers"
 
 
 @dataclass(frozen=True)
@@ -130,13 +134,18 @@ class Session:
             data: Instead of the session's.
             keeper: Told of every event before the others.
         """
-        listeners = [listener for listener in (keeper, tracked, screen) if listener is not None]
+        retention = Retention(home / TRIALS, agenda.keep_leaders)
+        watching = (keeper, retention, tracked, screen)
+        listeners = [listener for listener in watching if listener is not None]
         bridge = StudyBridge(study, agenda, self.allotment.share, listeners, self.say)
+        retention.sweep(end for end, _ in bridge.closed())  # what an earlier driver left
         if tracked is not None:
             tracked.catch_up(bridge.closed(), bridge.best())
         with self.switch.stops(bridge), screen:
             if not bridge.done:
                 self._tune(bridge, home, data or self.data)
+                retention.sweep((end for end, _ in bridge.closed()), LETTING_GO_S)
+        drop_teachers(self.directory / TEACHERS)
         return bridge
 
     def _tune(self, bridge: StudyBridge, home: Path, data: DevelopmentData) -> None:
@@ -144,7 +153,7 @@ class Session:
         os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(allotment.slots)
         folders = {
             "trials_dir": str(home / TRIALS),
-            "teachers_dir": str(self.directory / "teachers"),
+            "teachers_dir": str(self.directory / TEACHERS),
         }
         trainable = tune.with_resources(
             tune.with_parameters(OKDDipTrial, arrays=data.to_arrays(), **folders),

@@ -170,6 +170,10 @@ class StudySettings(StrictModel):
         True, description="prune no trial before its distillation weight has reached 0.7"
     )
     max_failures: Count = Field(5, description="failed trials in a row that end the search")
+    keep_leaders: Count = Field(
+        3,
+        description="best trials whose networks stay on disk; a trial that ended keeps its curves",
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="of the sampler and of every trial")
 
     @field_validator("timeout", mode="before")
@@ -199,6 +203,7 @@ class StudySettings(StrictModel):
             "pruner": self.pruner.to_plain(),
             "wait_for_ramp_up": self.wait_for_ramp_up,
             "max_failures": self.max_failures,
+            "keep_leaders": self.keep_leaders,
             "seed": self.seed,
         }
 

@@ -66,13 +66,20 @@ class SearchSpec:
         values = {name: dimension.middle() for name, dimension in self.search.items()}
         return self.suggest(FixedTrial({**values, **(self.enqueue[0] if self.enqueue else {})}))
 
-    def largest(self) -> TrainConfig:
-        """Return the configuration that takes most memory, the rest from the middle."""
+    def largest(self, **chosen: Any) -> TrainConfig:
+        """Return the configuration that takes most memory, the rest from the middle.
+
+        Args:
+            chosen: Values of sampled fields that are not to be the middle ones.
+
+        Raises:
+            ConfigError: They do not go together.
+        """
         values = {
             name: max(dimension.ends().values()) if name in _SIZES else dimension.middle()
             for name, dimension in self.search.items()
         }
-        return self.suggest(FixedTrial(values))
+        return self.suggest(FixedTrial({**values, **chosen}))
 
     @property
     def has_conditions(self) -> bool:

@@ -17,7 +17,10 @@ from torch import Tensor
 from trainer.files import write_atomically
 
 FORMAT = 1
+STATES_AT_ONCE = 2
+"""So many whole states lie in a directory while one is being replaced."""
 _COMMIT = "state.json"
+_TENSORS = "state-*.safetensors"
 
 
 class CheckpointError(ValueError):
@@ -61,9 +64,22 @@ def save_checkpoint(
     commit = {"format": FORMAT, "tensors": name, "tensor_bytes": size, **meta}
     # Without indentation: that would take json's slow path, and the history is long.
     write_atomically(directory / _COMMIT, json.dumps(commit) + "\n")
-    for old in directory.glob("state-*.safetensors"):
+    for old in directory.glob(_TENSORS):
         if old.name != name:
             old.unlink(missing_ok=True)
+
+
+def drop_tensors(directory: Path) -> None:
+    """Delete the weights of a run that nobody will go on with; what it came to stays readable.
+
+    Hold the run's lock. Opened again, the run would start over.
+
+    Args:
+        directory: Of the run; nothing happens where it holds no state.
+    """
+    for pattern in (_TENSORS, f".{_TENSORS}.tmp"):
+        for path in directory.glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def load_checkpoint(directory: Path) -> Checkpoint | None:

@@ -1,11 +1,11 @@
 """Small promises about files: whole or not at all, and one writer at a time."""
 
+import contextlib
 import errno
 import fcntl
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,22 +47,23 @@ def append_line(path: Path, line: str) -> None:
         os.fsync(file.fileno())
 
 
-@contextmanager
+@contextlib.contextmanager
 def exclusive_lock(path: Path) -> Iterator[None]:
     """Hold an advisory lock; the kernel lets go of it however the process ends.
 
     Raises:
         LockedError: Another process holds it.
     """
-    with open(path, "a+", encoding="utf-8") as file:
+    with open(path, "a+b", buffering=0) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise LockedError(f"{path} is held by process {file.read().strip()}") from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+            holder = file.read().decode(errors="replace").strip()
+            raise LockedError(f"{path} is held by process {holder}") from None
+        with contextlib.suppress(OSError):  # a full disk has no room for the number
+            file.truncate(0)
+            file.write(str(os.getpid()).encode())
         try:
             yield
         finally:  # closing alone would leave it with processes forked meanwhile (image decoders)

@@ -22,6 +22,8 @@ from trainer.leader import LeaderInfo, save_leader
 
 logger = logging.getLogger(__name__)
 
+RESULT = "result.json"
+"""Written last: where it is, the run is done and all of it is there."""
 LOCK_WAIT_S = 60.0
 """A worker of a killed driver goes on for some seconds before it ends and lets go of its run."""
 
@@ -72,8 +74,8 @@ class TrainingRun:
             self.trainer.load(self.directory)
         except DamagedCheckpointError as error:
             logger.warning("%s; the run starts over", error)
-            (self.directory / "result.json").unlink(missing_ok=True)
-        if self.trainer.finished and not (self.directory / "result.json").exists():
+            (self.directory / RESULT).unlink(missing_ok=True)
+        if self.trainer.finished and not (self.directory / RESULT).exists():
             self._finish()  # it was killed after its last epoch was saved
 
     def step(self) -> EpochReport:
@@ -100,7 +102,7 @@ class TrainingRun:
     def _finish(self) -> None:
         """Write the leader and then ``result.json``, whose presence says that all is there."""
         self._save_leader()
-        write_json(self.directory / "result.json", self.result())
+        write_json(self.directory / RESULT, self.result())
 
     def result(self) -> dict[str, Any]:
         """Return the run's whole story in plain values."""
@@ -170,6 +172,8 @@ def find_teacher(config: TrainConfig, data: DevelopmentData, teachers_dir: Path)
     described = {k: v for k, v in teacher.to_dict().items() if k not in WHERE_IT_RUNS}
     identity = json.dumps([described, data.fingerprint], sort_keys=True)
     home = teachers_dir / hashlib.sha256(identity.encode()).hexdigest()[:12]
+    if (home / RESULT).exists():  # done; its state may have been deleted
+        return home / "leader"
     with TrainingRun(teacher, data, home, lock_wait_s=math.inf) as run:
         while not run.trainer.finished:
             run.step()

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from okddip_search.retention import drop_teachers
 from trainer.config import ConfigError, DataConfig, TrainConfig
 from trainer.data import load_development_data
 from trainer.run import TrainingRun
@@ -60,6 +61,17 @@ def test_a_described_teacher_is_trained_once_for_all_runs_that_name_it(tmp_path,
         tiny_config(method="kd", teacher=other, seed=1), data, tmp_path / "3", teachers_dir=teachers
     )
     assert len(list(teachers.iterdir())) == 2
+
+
+def test_a_finished_teacher_teaches_on_when_its_checkpoint_is_gone(tmp_path, data):
+    teachers = tmp_path / "teachers"
+    config = tiny_config(method="kd", teacher=TEACHER)
+    train(config, data, tmp_path / "1", teachers_dir=teachers)
+    drop_teachers(teachers)
+    before = [p.stat().st_mtime_ns for p in sorted(teachers.glob("*/leader/*"))]
+    train(config, data, tmp_path / "2", teachers_dir=teachers)
+    assert [p.stat().st_mtime_ns for p in sorted(teachers.glob("*/leader/*"))] == before
+    assert not list(teachers.glob("*/state-*.safetensors"))
 
 
 def test_a_folder_and_a_description_of_the_same_teacher_train_the_same_student(tmp_path, data):

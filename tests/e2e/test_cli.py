@@ -34,6 +34,8 @@ def test_explain_shows_the_space_the_budget_and_the_first_trials(tmp_path):
         "8 finished trials of at most 8 epochs",
         "trial 0 (enqueued): lr=0.1  temperature=3",
         "trial 1 (random): lr=",
+        "checkpoints of",
+        "networks of the best 3 trials",
         "study.journal",
     ):
         assert words in done.stdout

@@ -1,0 +1,168 @@
+"""What a search takes on disk at its peak, estimated from its space; no torch is imported.
+
+Weights are counted exactly, by ``trainer.footprint`` in a process of its own. What is written for
+every epoch and every trial was measured in real searches (``tests/e2e/test_disk.py`` holds the
+estimate against one).
+"""
+
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from okddip_search.dimensions import CategoricalDimension
+from okddip_search.settings import ConfirmSettings
+from okddip_search.spec import SearchSpec
+from trainer.config import ConfigError, DataConfig, TrainConfig
+
+KIB, MIB, GIB = 2**10, 2**20, 2**30
+STATES_AT_ONCE = 2
+"""``trainer.checkpoint.STATES_AT_ONCE``, which needs torch to be read; a test compares them."""
+
+_SHAPING = ("model", "method", "structure")
+"""Fields that say, beside the sizes, what a group is made of."""
+_IMAGES = {"digits": (1, 10), "fashion_mnist": (1, 10), "cifar10": (3, 10), "cifar100": (3, 100)}
+"""Channels and classes."""
+_UNKNOWN_CLASSES = 1000
+_COUNTING_S = 120.0
+
+_JSON_COPIES = 2.24  # of an epoch's report: `state.json`, and `result.json`, which is indented
+_STUDY, _TRACKING, _REPORT, _MLFLOW = 150, 600, 300, 4800  # bytes an epoch
+_TRIAL = 48 * KIB  # parameters and tags in MLflow, Tune's record, whole blocks of small files
+_PAGE = 5 * MIB  # the report, most of it the library that draws
+_STORE = MIB  # MLflow's database without a run
+_LEADERS_BESIDE = 6  # `leader/` and its successor, a trial's that just ended, MLflow's model
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Bytes at the peak.
+
+    Attributes:
+        parts: What → bytes, in words.
+    """
+
+    parts: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        """Of all parts."""
+        return sum(self.parts.values())
+
+    @property
+    def words(self) -> str:
+        """Say it: the sum, and a line for each part."""
+        lines = [f"at most about {size_text(self.total)}, if no trial is pruned:"]
+        return "\n".join(
+            [*lines, *(f"{size_text(n):>9}  {what}" for what, n in self.parts.items())]
+        )
+
+
+def size_text(size: int) -> str:
+    """Format bytes with three digits: ``19.6 KiB``, ``1.23 GiB``."""
+    for unit, factor in (("GiB", GIB), ("MiB", MIB)):
+        if size >= factor:
+            return f"{size / factor:.3g} {unit}"
+    return f"{size / KIB:.3g} KiB"
+
+
+def estimate_disk(spec: SearchSpec, slots: int, *, own_store: bool) -> Disk | None:
+    """Estimate the peak of a search and, if the space asks for one, of its confirmation.
+
+    Decoded images (``image_folder``) and an earlier content of the directory are not counted.
+
+    Args:
+        spec: The space.
+        slots: Trials at a time.
+        own_store: Whether MLflow's store lies in the directory.
+
+    Returns:
+        None where the networks could not be counted.
+    """
+    configs = largest_configs(spec)
+    teachers = [teacher for c in configs if (teacher := c.teacher_config()) is not None]
+    sizes = _footprints([*configs, *teachers], spec.data)
+    if sizes is None:
+        return None
+    state = max(size[0] for size in sizes[: len(configs)])
+    leader = max(size[1] for size in sizes[: len(configs)])
+    study = spec.study
+    record = _record_bytes(spec, max(config.num_peers or 0 for config in configs), own_store)
+    parts = {
+        f"checkpoints of {slots} running trials, {STATES_AT_ONCE} of {size_text(state)} each while "
+        "one replaces the other": slots * STATES_AT_ONCE * state,
+        f"networks of the best {study.keep_leaders} trials, {size_text(leader)} each, and the "
+        "winner's": (study.keep_leaders + _LEADERS_BESIDE) * leader,
+        f"curves and records of {study.trials} trials": study.trials * record,
+        "the report, and MLflow's copy of it": 2 * _PAGE + _STORE,
+    }
+    if teachers:
+        teaching = max(STATES_AT_ONCE * s + weights for s, weights in sizes[len(configs) :])
+        parts["the teacher"] = teaching
+    if spec.confirm is not None:
+        runs = most_runs(spec.confirm)
+        tuned = len(spec.confirm.methods) if spec.confirm.rivals == "tuned" else 0
+        size = runs * (leader + record) + tuned * study.trials * record
+        size += _PAGE  # while its report replaces the search's
+        parts[f"the confirmation: networks, curves and records of {runs} runs"] = size
+    return Disk(parts)
+
+
+def most_runs(settings: ConfirmSettings) -> int:
+    """Return how many runs a confirmation has at most."""
+    longer = settings.single == "seconds" and "single" in settings.methods
+    return (settings.top + 1 + len(settings.methods) + longer) * settings.seeds
+
+
+def largest_configs(spec: SearchSpec) -> list[TrainConfig]:
+    """Return the largest configuration with each network, method and structure of the space."""
+    choices = [
+        [(name, value) for value in dimension.values()]
+        for name, dimension in spec.search.items()
+        if name in _SHAPING and isinstance(dimension, CategoricalDimension)
+    ]
+    found = []
+    for chosen in itertools.product(*choices):
+        with suppress(ConfigError):  # a method that does not train every structure
+            found.append(spec.largest(**dict(chosen)))
+    return found
+
+
+def _record_bytes(spec: SearchSpec, peers: int, own_store: bool) -> int:
+    """Return what a trial's curves take in all the places that they are written to."""
+    report = 560 + 90 * peers + 20 * peers**2
+    epoch = _JSON_COPIES * report + _STUDY + _TRACKING + _REPORT + _MLFLOW * own_store
+    return round(_TRIAL + spec.max_epochs * epoch)
+
+
+def _footprints(configs: list[TrainConfig], data: DataConfig) -> list[tuple[int, int]] | None:
+    """Count state and leader of each configuration in a process that may import torch."""
+    asked = [[config.to_dict(), *_shape_of(data)] for config in configs]
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "trainer.footprint"],
+            input=json.dumps(asked),
+            capture_output=True,
+            text=True,
+            timeout=_COUNTING_S,
+            check=True,
+        )
+        return [(int(state), int(leader)) for state, leader in json.loads(done.stdout)]
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+
+
+def _shape_of(data: DataConfig) -> tuple[int, int]:
+    """Return channels and classes; the classes of a folder that is not there are many."""
+    if data.name in _IMAGES:
+        return _IMAGES[data.name]
+    folder = Path(data.root or ".").expanduser() / "train"
+    try:
+        classes = sum(path.is_dir() and path.name[0] != "." for path in folder.iterdir())
+    except OSError:
+        classes = 0
+    return 3, classes if classes > 1 else _UNKNOWN_CLASSES

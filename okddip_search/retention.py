@@ -1,0 +1,109 @@
+"""What stays on disk of a trial that has ended: its curves, and the networks of the best few.
+
+A checkpoint is as large as all members with their momentum, and nobody goes on with a trial that
+is closed in the study. The driver closes a trial before its worker has let go of it, and workers of
+a killed driver write for seconds: what somebody holds is left, and looked at again later.
+"""
+
+import heapq
+import logging
+import shutil
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from okddip_search.events import TrialEnd
+from okddip_search.export import LEADER, RESULT
+from trainer.checkpoint import drop_tensors
+from trainer.files import LockedError, exclusive_lock
+
+logger = logging.getLogger(__name__)
+
+
+class Retention:
+    """A ``Listener`` that deletes what closed trials need no more, as soon as nobody holds it.
+
+    Args:
+        trials_dir: Each trial has a directory in it, named by its number.
+        keep_leaders: So many of the best complete trials keep ``leader/``; None: all of them.
+    """
+
+    def __init__(self, trials_dir: Path, keep_leaders: int | None) -> None:
+        self._trials_dir = trials_dir
+        self._keep = keep_leaders
+        self._best: list[tuple[float, int]] = []  # a heap; the worst that is kept comes first
+        self._waiting: dict[int, bool] = {}  # trials to be swept: with their leader?
+
+    def trial_started(self, number: int, params: Mapping[str, Any], resumed: bool) -> None:
+        """Look again at what was held."""
+        self._sweep()
+
+    def epoch_reported(self, number: int, step: int, report: Mapping[str, Any]) -> None:
+        """Look again at what was held."""
+        self._sweep()
+
+    def trial_ended(self, end: TrialEnd, best: TrialEnd | None) -> None:
+        """Sweep the trial, and the leader that it has driven out of the best."""
+        self._close(end)
+        self._sweep()
+
+    def sweep(self, closed: Iterable[TrialEnd], patience_s: float = 0.0) -> None:
+        """Sweep all closed trials, whatever was or was not done before.
+
+        Args:
+            closed: Every closed trial of the study.
+            patience_s: How long to wait for workers to let go of theirs; the next driver sweeps
+                what they hold even then.
+        """
+        self._best, self._waiting = [], {}
+        for end in closed:
+            self._close(end)
+        self._sweep()
+        deadline = time.monotonic() + patience_s
+        while self._waiting and time.monotonic() < deadline:
+            time.sleep(0.1)
+            self._sweep()
+
+    def _close(self, end: TrialEnd) -> None:
+        self._waiting[end.number] = end.state != "complete"
+        if end.state != "complete" or self._keep is None:
+            return
+        # Among equals the first is the best, as in `best_trial`.
+        heapq.heappush(self._best, (end.value or 0.0, -end.number))
+        if len(self._best) > self._keep:
+            _, negative = heapq.heappop(self._best)
+            self._waiting[-negative] = True
+
+    def _sweep(self) -> None:
+        for number, with_leader in list(self._waiting.items()):
+            try:
+                _sweep_run(self._trials_dir / str(number), with_leader)
+            except LockedError:
+                continue  # its worker is still there
+            except OSError as error:
+                logger.warning("trial %d is not swept: %s", number, error)
+            del self._waiting[number]
+
+
+def drop_teachers(teachers_dir: Path) -> None:
+    """Delete the checkpoints of finished teachers; their leaders stay, for trials to learn from."""
+    for result in teachers_dir.glob(f"*/{RESULT}"):
+        try:
+            _sweep_run(result.parent, with_leader=False)
+        except (OSError, LockedError) as error:
+            logger.warning("%s is not swept: %s", result.parent, error)
+
+
+def _sweep_run(directory: Path, with_leader: bool) -> None:
+    """Delete a run's checkpoint and perhaps its leader.
+
+    Raises:
+        LockedError: A worker holds it.
+    """
+    if not directory.exists():  # it failed before its worker had begun
+        return
+    with exclusive_lock(directory / "lock"):
+        drop_tensors(directory)
+        if with_leader:
+            shutil.rmtree(directory / LEADER, ignore_errors=True)
