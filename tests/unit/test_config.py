@@ -221,7 +221,7 @@ def test_a_configuration_is_frozen():
 def test_a_file_that_is_no_mapping_is_refused_by_name(text, tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=r"config\.yaml: is not (YAML|a mapping)"):
+    with pytest.raises(ConfigError, match=r"config\.yaml:1: "):
         load_config(path)
 
 
