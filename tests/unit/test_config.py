@@ -70,6 +70,7 @@ OUT_OF_RANGE = [
     ("data.split_seed", -1, f"a whole number in [0, {2**63})"),
     ("data.pad", 65, "a whole number in [0, 64] or null"),
     ("data.flip", 0, "true or false or null"),
+    ("data.corrupt", "ignore", "one of fatal, skip"),
     ("data.streaming", "yes", "true or false"),
     ("data.workers", -1, "a whole number in [0, 256] or null"),
     ("data.workers", 257, "a whole number in [0, 256] or null"),
