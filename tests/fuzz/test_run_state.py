@@ -139,10 +139,7 @@ def test_every_class_of_offsets_of_a_torn_state_is_found(files, home, trainer):
                 lay(home, files, torn, files[torn][:offset] + filler)
                 if files[torn][:offset] + filler == files[torn]:
                     continue
-                with (
-                    case("checkpoint, torn", DamagedCheckpointError),
-                    pytest.raises(DamagedCheckpointError),
-                ):
+                with case("checkpoint, torn", DamagedCheckpointError, fatal=True):
                     require_whole(trainer, home)
 
 

@@ -106,7 +106,7 @@ def test_confirm_json_and_results_are_used_or_told(home, content):
             raise UserError(problem)
 
 
-@settings(max_examples=350)
+@settings(max_examples=200)
 @given(st.data())
 def test_the_study_journal_is_read_or_named(home, journal, data):
     content = data.draw(damaged(journal))

@@ -78,7 +78,7 @@ def path(tmp_path_factory):
     return tmp_path_factory.mktemp("spaces") / "t.yaml"
 
 
-@settings(max_examples=700)
+@settings(max_examples=500)
 @given(values=changed(SMALL), write=st.sampled_from([as_yaml, as_block_yaml]))
 def test_a_changed_space_is_usable_or_refused(path, values, write):
     path.write_bytes(write(values))
