@@ -10,7 +10,7 @@ demo: $(INSTALLED)
 	$(BIN)/okddip-search --space digits.yaml $(if $(wildcard runs/digits/study.journal),--resume)
 
 test: lint
-	$(BIN)/pytest tests/unit tests/contract tests/golden tests/e2e/test_cli.py
+	$(BIN)/pytest tests/unit tests/contract tests/golden tests/fuzz tests/e2e/test_cli.py
 
 e2e: $(INSTALLED)
 	$(BIN)/pytest tests/e2e

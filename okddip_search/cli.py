@@ -139,7 +139,7 @@ def _rooted(spec: SearchSpec) -> SearchSpec:
     """Make the place of the data absolute: searches are resumed, winners trained, from anywhere."""
     if spec.data.root is None:
         return spec
-    root = str(Path(spec.data.root).expanduser().absolute())
+    root = str(Path(os.path.expanduser(spec.data.root)).absolute())
     return replace(spec, data=spec.data.model_copy(update={"root": root}))
 
 

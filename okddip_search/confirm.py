@@ -6,7 +6,6 @@ validation images. Then the sealed test set is opened, once, for the winner and 
 """
 
 import itertools
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -60,7 +59,7 @@ from okddip_search.study import (
 from okddip_search.tracking import masked
 from okddip_search.trial import measure_leaders
 from okddip_search.tuned import tune_rivals, tuning_seconds
-from trainer.files import write_json
+from trainer.files import read_json, write_json
 
 ENDED = (TrialState.COMPLETE, TrialState.FAIL)
 
@@ -361,7 +360,7 @@ class _Confirmation:
     def _load_findings(self) -> dict[str, Any]:
         """Return what an earlier call found; nothing where it is damaged: all is found anew."""
         try:
-            found = json.loads((self.home / FINDINGS).read_text(encoding="utf-8"))
+            found = read_json(self.home / FINDINGS)
         except (OSError, ValueError):
             return {}
         is_ours = isinstance(found, dict) and found.get("format") == FORMAT

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import optuna
-import yaml
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from okddip_search.dimensions import Dimension
@@ -23,6 +22,8 @@ from okddip_search.study import paper_trial, trials_in
 from trainer.config import ConfigError, TrainConfig
 from trainer.files import write_atomically
 from trainer.registry import METHODS
+from trainer.strict_yaml import YamlError, dump_yaml, parse_yaml, read_text
+from trainer.texts import shown
 
 PLAN = "plan.yaml"
 PAPER = "paper's setting"
@@ -120,7 +121,7 @@ class Plan:
             "settings": self.settings.model_dump(mode="json"),
             "contenders": [asdict(contender) for contender in self.contenders],
         }
-        body = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+        body = dump_yaml(values)
         write_atomically(directory / PLAN, "# What is confirmed; chosen before any run.\n" + body)
 
     @classmethod
@@ -134,7 +135,10 @@ class Plan:
         if not path.exists():
             return None
         try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+            parsed = parse_yaml(read_text(path))
+            if parsed.problems:
+                raise YamlError(*parsed.problems[0])
+            values = parsed.values
             return cls(
                 ConfirmSettings(**values["settings"]),
                 int(values["study_seed"]),
@@ -142,8 +146,9 @@ class Plan:
                 tuple(Contender(**contender) for contender in values["contenders"]),
                 int(values["search_trials"]),
             )
-        except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path} is damaged: {error}", "Restore it from a copy.") from None
+        except (OSError, YamlError, KeyError, TypeError, ValueError) as error:
+            text = f"{path} is damaged: {shown(str(error), 300)}"
+            raise UserError(text, "Restore it from a copy.") from None
 
 
 def prepared_data(spec: SearchSpec) -> dict[str, Any]:

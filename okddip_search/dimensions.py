@@ -1,7 +1,8 @@
 """The searched parameters: what each may be, and when it applies."""
 
+import math
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
+from fractions import Fraction
 from typing import Annotated, Any, Literal, Self
 
 from optuna.trial import BaseTrial
@@ -10,6 +11,14 @@ from pydantic import Field, field_validator, model_validator
 from trainer.config import ConfigError, StrictModel, nearest
 
 Scalar = str | int | float | bool | None
+
+MOST_STEPS = 10**9
+"""Optuna computes with 28 digits, and a step that nobody can tell from none is a mistake."""
+
+
+def _exact(number: float) -> Fraction:
+    """Return a number as its decimal notation reads: 0.1 is a tenth."""
+    return Fraction(repr(number))
 
 
 class _Dimension(StrictModel):
@@ -58,16 +67,18 @@ class _Interval(_Dimension):
         raise NotImplementedError
 
     def _step_problems(self) -> list[str]:
-        step, width = self._step(), Decimal(repr(self.high)) - Decimal(repr(self.low))
+        step, width = self._step(), _exact(self.high) - _exact(self.low)
         if step is None or width <= 0 or step == self._default_step():
             return []
-        exact = Decimal(repr(step))
+        exact = _exact(step)
         if self.log:
             return ["a log range takes no step"]
         if exact > width:
             return [f"{step} is larger than the range [{self.low}, {self.high}]"]
+        if width / exact > MOST_STEPS:
+            return [f"{step} makes more than {MOST_STEPS:,} values; leave it out"]
         if width % exact:
-            fits = float(Decimal(repr(self.low)) + width // exact * exact)
+            fits = float(_exact(self.low) + width // exact * exact)
             return [f"{step} does not divide the range; high: {fits:g} would fit"]
         return []
 
@@ -79,7 +90,7 @@ class _Interval(_Dimension):
         step = self._step()
         if step is None:
             return None
-        return int((Decimal(repr(self.high)) - Decimal(repr(self.low))) / Decimal(repr(step))) + 1
+        return int((_exact(self.high) - _exact(self.low)) / _exact(step)) + 1
 
     def normal(self, value: Any) -> Any:
         """Return the value in the dimension's own type.
@@ -92,9 +103,7 @@ class _Interval(_Dimension):
         if not self.low <= value <= self.high:
             raise ValueError(f"{value!r} is not in the range [{self.low}, {self.high}]")
         step = self._step()
-        if step is not None and (Decimal(repr(value)) - Decimal(repr(self.low))) % Decimal(
-            repr(step)
-        ):
+        if step is not None and (_exact(value) - _exact(self.low)) % _exact(step):
             raise ValueError(f"{value!r} is not a multiple of step {step} above {self.low}")
         return value
 
@@ -118,14 +127,22 @@ class FloatDimension(_Interval):
 
     def values(self) -> Sequence[float]:
         """Return the values of a stepped range, each as its decimal notation reads."""
-        low, step = Decimal(repr(self.low)), Decimal(repr(self.step))
-        return [float(low + index * step) for index in range(self.count() or 0)]
+        return [self._value(index) for index in range(self.count() or 0)]
+
+    def _value(self, index: int) -> float:
+        return float(_exact(self.low) + index * _exact(self.step or 0.0))
 
     def middle(self) -> float:
         """Return a value from the middle of the range."""
         if self.step is not None:
-            return self.values()[(self.count() or 0) // 2]
-        return float((self.low * self.high) ** 0.5 if self.log else (self.low + self.high) / 2)
+            return self._value((self.count() or 0) // 2)
+        # Roots one by one: the product of two small numbers may be 0.
+        middle = (
+            math.sqrt(self.low) * math.sqrt(self.high)
+            if self.log
+            else (self.low + (self.high - self.low) / 2)
+        )
+        return min(max(middle, self.low), self.high)
 
     def suggest(self, name: str, trial: BaseTrial) -> float:
         """Ask a trial for a value."""

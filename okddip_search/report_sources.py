@@ -4,7 +4,6 @@ A search may be running in another process, or have died in mid write. Its journ
 copied up to the last whole line, and the copy is what Optuna opens.
 """
 
-import json
 import os
 import tempfile
 from collections.abc import Mapping
@@ -25,6 +24,8 @@ from okddip_search.speed import load_speed
 from okddip_search.study import JOURNAL
 from okddip_search.tracking_journal import read as read_operations
 from okddip_search.tracking_store import JOURNAL as TRACKING
+from trainer.files import read_json
+from trainer.texts import shown
 
 SPEC = "spec.yaml"
 FINDINGS = Path(CONFIRM, "confirm.json")
@@ -98,15 +99,16 @@ def _read_study(journal: Path) -> tuple[list[FrozenTrial], dict[str, Any]]:
                 return [], {}
             study = optuna.load_study(study_name=names[0], storage=storage)
             return study.get_trials(deepcopy=False), study.user_attrs
-        except (ValueError, KeyError) as error:  # what Optuna raises where a line is no record
-            raise UserError(f"{journal} is damaged: {error}", "Restore it from a copy.") from None
+        except Exception as error:  # where a line is no record, Optuna raises whatever comes
+            text = f"{journal} is damaged: {shown(str(error) or type(error).__name__, 300)}"
+            raise UserError(text, "Restore it from a copy.") from None
 
 
 def _read_run(directory: Path, number: int) -> Mapping[str, Any] | None:
     """Read a finished run's result, or the checkpoint of one that runs or was given up."""
     for name in (RESULT, "state.json"):
         try:
-            run = json.loads((directory / TRIALS / str(number) / name).read_text(encoding="utf-8"))
+            run = read_json(directory / TRIALS / str(number) / name)
         except (OSError, ValueError):  # not there (yet), or damaged: the study still has the trial
             continue
         if isinstance(run, dict) and run.get("history"):
@@ -118,7 +120,7 @@ def _read_confirm(path: Path) -> tuple[Mapping[str, Any] | None, str]:
     if not path.exists():
         return None, ""
     try:
-        confirm = json.loads(path.read_text(encoding="utf-8"))
+        confirm = read_json(path)
         if confirm["format"] != CONFIRM_FORMAT:
             return None, f"{FINDINGS} was written by another version of okddip-search"
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -11,7 +11,7 @@ from okddip_search.tracking import masked
 from okddip_search.trial import open_test_for
 from trainer.config import DataConfig
 from trainer.data import DataError
-from trainer.sealed_test import Opening, read_openings, weights_digest
+from trainer.sealed_test import Opening, OpeningError, read_openings, weights_digest
 from trainer.sources import require_part
 
 
@@ -42,11 +42,19 @@ def known_tests(log: Path, names: Sequence[str]) -> dict[str, float]:
     """
     digests = _digests(log, names)
     found: dict[str, float] = {}
-    for opening in read_openings(log):
+    for opening in _openings(log):
         for name, result in opening.results.items():
-            if name in digests and opening.leaders[name] == digests[name]:
+            if name in digests and opening.leaders.get(name) == digests[name]:
                 found[name] = result.accuracy
     return found
+
+
+def _openings(log: Path) -> list[Opening]:
+    try:
+        return read_openings(log)
+    except OpeningError as error:
+        text = "Restore it from a copy: it says how often the test set was looked at."
+        raise UserError(str(error), text) from None
 
 
 def _digests(log: Path, names: Sequence[str]) -> dict[str, str]:
@@ -55,7 +63,7 @@ def _digests(log: Path, names: Sequence[str]) -> dict[str, str]:
 
 def opened_so_far(log: Path) -> list[dict[str, str]]:
     """Return when, and by which command, the test set was opened."""
-    return [{"time": o.time, "command": o.reason} for o in read_openings(log)]
+    return [{"time": o.time, "command": o.reason} for o in _openings(log)]
 
 
 def reopen_refused(log: Path, again: bool) -> None:
@@ -64,7 +72,7 @@ def reopen_refused(log: Path, again: bool) -> None:
     Raises:
         UserError: The test set was opened already and ``again`` is not given.
     """
-    openings = read_openings(log)
+    openings = _openings(log)
     if openings and not again:
         raise _again_needed(openings)
 
@@ -87,7 +95,7 @@ def test_leaders(session: Session, log: Path, names: Sequence[str], *, again: bo
     missing = [name for name in names if name not in known]
     if not missing:
         return
-    openings = read_openings(log)
+    openings = _openings(log)
     unfinished = _cut_off(openings, _digests(log, missing))
     if openings and unfinished is None and not again:
         raise _again_needed(openings)

@@ -266,7 +266,7 @@ def open_session(request: Request, how_to_go_on: str) -> Iterator[Session]:
         if uri is None and request.resume:
             uri = usual_uri(directory.resolve())
         target_of(directory, uri)  # a mistake in it is told before anything starts
-        data = _load_data(request.spec, directory)
+        data = _load_data(request.spec, directory, terminal)
         with ray_cluster(request.spec.resources, request.gpus, request.address) as nodes:
             stop.take_over()  # Ray has put a handler of its own over SIGTERM, which aborts
             spec, allotment, speed = _settle(request, nodes, data)
@@ -295,11 +295,15 @@ def open_session(request: Request, how_to_go_on: str) -> Iterator[Session]:
                 )
 
 
-def _load_data(spec: SearchSpec, directory: Path) -> DevelopmentData:
+def _load_data(spec: SearchSpec, directory: Path, terminal: Console) -> DevelopmentData:
     try:
-        return load_development_data(spec.data, cache_dir=directory.resolve())
+        data = load_development_data(spec.data, cache_dir=directory.resolve())
     except DataError as error:
         raise UserError(f"data: {error}") from None
+    if data.left_out:
+        left_out = f"{data.left_out} images cannot be decoded and are left out; their names: "
+        terminal.print(escape(f"{left_out}{directory}/corrupt-train.txt"), soft_wrap=True)
+    return data
 
 
 def _settle(

@@ -30,6 +30,9 @@ _PLAIN: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "None": (type(None),),
 }
+_USUAL_RANGE = (0, 1_000_000)
+_RANGES = {"n_ei_candidates": (1, 10_000)}
+"""Of whole numbers that samplers and pruners take; Optuna itself would try a billion."""
 _UNIT_S = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 
 
@@ -115,6 +118,10 @@ def _check_arguments(name: str, kind: type, arguments: Mapping[str, Any]) -> Non
             problems.append(((key,), f"{text}; it takes {', '.join(known) or 'none'}"))
         elif not _fits(value, known[key]):
             problems.append(((key,), f"{value!r} is not {known[key].replace(' | ', ' or ')}"))
+        elif isinstance(value, int) and not isinstance(value, bool):
+            low, high = _RANGES.get(key, _USUAL_RANGE)
+            if not low <= value <= high:
+                problems.append(((key,), f"{value} is not a number in [{low}, {high}]"))
     for key, parameter in inspect.signature(kind).parameters.items():
         if key in known and parameter.default is parameter.empty and key not in arguments:
             problems.append(((key,), f"is required: {known[key]}"))
@@ -162,7 +169,9 @@ class ObjectiveSettings(StrictModel):
 class StudySettings(StrictModel):
     """Budget, and how configurations are chosen and given up."""
 
-    trials: Count = Field(20, description="finished trials (complete or pruned), enqueued ones too")
+    trials: int = Field(
+        20, ge=1, le=1_000_000, description="finished trials (complete or pruned), enqueued too"
+    )
     timeout: float | None = Field(None, description="seconds (8h, 90m, 30s); null: none")
     sampler: Choice = Field(Choice(type="tpe"), description="how configurations are chosen")
     pruner: Choice = Field(Choice(type="median"), description="when a trial is given up")
@@ -233,7 +242,7 @@ class ConfirmSettings(StrictModel):
             raise ConfigError([((), f"{names!r} is not a list of methods")])
         for index, name in enumerate(names):
             place = (str(index),)
-            if name not in METHODS:
+            if not isinstance(name, str) or name not in METHODS:
                 text = f"{name!r} is not one of {', '.join(METHODS)}{nearest(str(name), METHODS)}"
                 raise ConfigError([(place, text)])
             if name in names[:index]:

@@ -13,8 +13,10 @@ from okddip_search.errors import UserError
 from okddip_search.seeds import trial_seed
 from okddip_search.space_check import check_space
 from okddip_search.spec import SearchSpec
-from okddip_search.yaml_lines import Document, KeyPath, YamlError, parse_yaml
+from okddip_search.yaml_lines import Document
 from trainer.config import nearest
+from trainer.strict_yaml import KeyPath, YamlError, parse_yaml
+from trainer.texts import is_plain, shown
 
 __all__ = ["SearchSpec", "bundled_spaces", "load_space", "summary_of", "trial_seed"]
 
@@ -80,9 +82,9 @@ def _apply(document: Document, text: str) -> None:
     """Apply one ``--set key=value``."""
     key, equals, value = text.partition("=")
     path: KeyPath = tuple(key.strip().split("."))
-    label = f"--set {key.strip()}"
-    if not equals or "" in path:
-        raise UserError(f"--set {text}: expected key=value, for instance trainer.epochs=5")
+    label = f"--set {shown(key.strip())}"
+    if not equals or "" in path or not is_plain(key):
+        raise UserError(f"--set {shown(text)}: expected key=value, for instance trainer.epochs=5")
     try:
         parsed = parse_yaml(value)
     except YamlError as error:

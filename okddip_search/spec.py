@@ -15,8 +15,8 @@ from okddip_search.settings import (
     ResourceSettings,
     StudySettings,
 )
-from okddip_search.yaml_lines import dump_yaml
 from trainer.config import DataConfig, TrainConfig
+from trainer.strict_yaml import dump_yaml
 
 _SIZES = {"num_peers", "width", "batch_size"}  # fields that a run's memory grows with
 MAX_GRID_POINTS = 100_000  # Optuna holds all of them in memory

@@ -5,7 +5,6 @@ of the space, and trials share a device in the number that gets most done. They 
 when a search begins: trials that were computed differently would not compare.
 """
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,8 @@ from okddip_search.resources import Allotment
 from okddip_search.settings import ResourceSettings
 from okddip_search.spec import SearchSpec
 from trainer.config import TrainConfig
-from trainer.files import write_json
+from trainer.files import read_json, write_json
+from trainer.texts import shown
 
 logger = logging.getLogger(__name__)
 
@@ -107,10 +107,12 @@ def load_speed(directory: Path) -> Speed | None:
     if not path.exists():
         return None
     try:
-        return Speed(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        speed = Speed(**read_json(path))
+        _ = speed.words, dict(speed.chosen)  # all that is read of it
+        return speed
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
-            f"{path} cannot be read: {error}",
+            f"{path} cannot be read: {shown(str(error), 300)}",
             "It says how this search's trials are computed; restore it from a copy of the search.",
         ) from None
 

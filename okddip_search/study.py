@@ -20,6 +20,7 @@ from okddip_search.errors import UserError
 from okddip_search.pruning import make_pruner
 from okddip_search.spec import SearchSpec
 from trainer.files import LockedError, exclusive_lock
+from trainer.texts import shown
 
 logger = logging.getLogger(__name__)
 
@@ -116,9 +117,9 @@ def _open_journal(directory: Path, name: str, pruner: BasePruner) -> optuna.Stud
             pruner=pruner,
             load_if_exists=True,
         )
-    except (ValueError, KeyError) as error:  # what Optuna raises where a line is no record
+    except Exception as error:  # where a line is no record, Optuna raises whatever comes
         raise UserError(
-            f"{path} is damaged: {error}",
+            f"{path} is damaged: {shown(str(error) or type(error).__name__, 300)}",
             "Restore it from a copy, or start again under another --name.",
         ) from None
 

@@ -27,7 +27,8 @@ def main(config_path: Path, out_dir: Path | None, open_test: bool) -> None:
     try:
         _train(config_path, out_dir, open_test)
     except (ConfigError, DataError, CheckpointError, LockedError, OSError) as error:
-        click.echo(f"Error: {config_path}: {error}", err=True)
+        place = "" if str(error).startswith(f"{config_path}:") else f"{config_path}: "
+        click.echo(f"Error: {place}{error}", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
         click.echo(f"Stopped; the same command goes on from {out_dir}.", err=True)
@@ -46,6 +47,8 @@ def _train(config_path: Path, out_dir: Path, open_test: bool) -> None:
 
     config = load_config(config_path)
     data = load_development_data(config.data, cache_dir=out_dir)
+    if data.left_out:
+        click.echo(f"{data.left_out} images are left out; see {out_dir}/corrupt-train.txt")
     columns = (
         *Progress.get_default_columns()[:2],
         MofNCompleteColumn(),

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.fields import FieldInfo
 
 from trainer.registry import METHODS, MODELS, width_problem
+from trainer.texts import is_plain, shown
 
 DatasetName = Literal["digits", "fashion_mnist", "cifar10", "cifar100", "image_folder"]
 if TYPE_CHECKING:
@@ -26,10 +27,17 @@ else:  # one line in the registry is all that a new method or network takes
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 
+MOST_PROBLEMS = 20
+"""Nobody reads more in one message."""
+LONGEST_PROBLEM = 800
+"""Characters; the longest range, the names of all networks, takes 300."""
+MOST_TEACHERS = 3
+"""A teacher may be taught, too; each is trained before the next."""
+
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return ``" (did you mean 'x'?)"`` for the closest known word, or an empty string."""
-    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    match = difflib.get_close_matches(word[:64], list(known), n=1, cutoff=0.5)
     return f" (did you mean '{match[0]}'?)" if match else ""
 
 
@@ -42,7 +50,12 @@ class ConfigError(ValueError):
 
     def __init__(self, problems: list[tuple[tuple[str, ...], str]]) -> None:
         self.problems = problems
-        super().__init__("; ".join(f"{'.'.join(path)}: {text}" for path, text in problems))
+        told = [
+            shown(": ".join(filter(None, (".".join(path), text))), LONGEST_PROBLEM)
+            for path, text in problems[:MOST_PROBLEMS]
+        ]
+        more = len(problems) - MOST_PROBLEMS
+        super().__init__("; ".join(told + ([f"and {more} more"] if more > 0 else [])))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by the problems, from which the message is made."""
@@ -116,6 +129,8 @@ def _problems(model: type[BaseModel], error: ValidationError) -> list[tuple[tupl
             found.update({prefix + path: text for path, text in cause.problems})
         elif item["type"] == "extra_forbidden":
             found[(name,)] = f"unknown field{nearest(name, model.model_fields)}"
+        elif name not in model.model_fields:  # a text that is none: half a surrogate pair
+            found[(name,)] = f"cannot be read ({item['type']})"
         elif item["type"] == "missing":
             found[(name,)] = f"is required: {describe_range(model.model_fields[name])}"
         else:
@@ -123,8 +138,21 @@ def _problems(model: type[BaseModel], error: ValidationError) -> list[tuple[tupl
             if item["type"] == "literal_error" and isinstance(item["input"], str):
                 hint = nearest(item["input"], get_args(model.model_fields[name].annotation))
             range_ = describe_range(model.model_fields[name])
-            found[(name,)] = f"{item['input']!r} is not {range_}{hint}"
+            found[(name,)] = f"{_written(item['input'])} is not {range_}{hint}"
     return list(found.items())
+
+
+def _written(value: object) -> str:
+    try:
+        return shown(repr(value))
+    except (RecursionError, ValueError):  # nested, or long as a number, beyond all measure
+        return f"this {type(value).__name__}"
+
+
+def _require_plain(field: str, text: object) -> None:
+    """Refuse a path that no system call takes, or that a terminal would obey in a message."""
+    if isinstance(text, str) and not is_plain(text):
+        raise ConfigError([((field,), f"{shown(repr(text))} has a control character")])
 
 
 class DataConfig(StrictModel):
@@ -157,6 +185,11 @@ class DataConfig(StrictModel):
         False,
         description="image_folder: decode from disk in every epoch, crop at random sizes",
     )
+    corrupt: Literal["fatal", "skip"] = Field(
+        "fatal",
+        description="image_folder: what images that cannot be decoded are: an error that lists "
+        "them, or left out and listed in a file",
+    )
     workers: Annotated[int, Field(ge=0, le=256)] | None = Field(
         None,
         description="streaming: processes that decode; null: on a GPU one a thread of the run, "
@@ -167,16 +200,23 @@ class DataConfig(StrictModel):
     def _streaming_fits(self) -> Self:
         problems = {
             "streaming": self.streaming and self.name != "image_folder",
+            "corrupt": self.corrupt == "skip" and self.name != "image_folder",
             "pad": self.streaming and self.pad is not None,
             "workers": not self.streaming and self.workers is not None,
         }
         texts = {
             "streaming": f"{self.name} is held in memory; only image_folder can be streamed",
+            "corrupt": f"{self.name} is checked as a whole; only image_folder can be in part",
             "pad": "streaming crops at random sizes and pads nothing; leave it out",
             "workers": "only streaming decodes in processes of its own; leave it out",
         }
         if any(problems.values()):
             raise ConfigError([((key,), texts[key]) for key, bad in problems.items() if bad])
+        return self
+
+    @model_validator(mode="after")
+    def _root_can_be_a_path(self) -> Self:
+        _require_plain("root", self.root)
         return self
 
     @model_validator(mode="after")
@@ -301,6 +341,7 @@ class TrainConfig(StrictModel):
         if self.structure not in info.structures:
             text = f"{self.structure!r}, but {self.method} needs {' or '.join(info.structures)}"
             problems.append((("structure",), text))
+        _require_plain("teacher", self.teacher)
         try:
             self.teacher_config()
         except ConfigError as error:
@@ -342,6 +383,7 @@ class TrainConfig(StrictModel):
         """
         if not isinstance(self.teacher, dict):
             return None
+        _require_few_teachers(self.teacher)
         here = {"device": self.device, "num_threads": self.num_threads}
         return TrainConfig(**{**here, **self.teacher, "data": self.data})
 
@@ -360,3 +402,12 @@ class TrainConfig(StrictModel):
     def to_dict(self) -> dict[str, Any]:
         """Return plain Python values, ready for YAML or JSON; ``TrainConfig(**d)`` restores it."""
         return self.model_dump(mode="json")
+
+
+def _require_few_teachers(teacher: object) -> None:
+    """Count teachers of teachers before each of them is built inside of the last one's check."""
+    count = 0
+    while isinstance(teacher, dict):
+        teacher, count = teacher.get("teacher"), count + 1
+    if count > MOST_TEACHERS:
+        raise ConfigError([((), f"{count} teachers of teachers are more than {MOST_TEACHERS}")])

@@ -54,6 +54,7 @@ class DevelopmentData(ABC):
         fingerprint: 16 hex digits: equal data, equal fingerprint.
         is_undivided: whether ``train`` holds the validation images, too (`undivided`): what is
             measured on them is then no estimate of anything.
+        left_out: images that could not be decoded and are in neither set (`DataConfig.corrupt`).
     """
 
     train: Images
@@ -63,6 +64,7 @@ class DevelopmentData(ABC):
     flip: bool
     fingerprint: str
     is_undivided: bool = field(default=False, kw_only=True)
+    left_out: int = field(default=0, kw_only=True)
 
     def undivided(self) -> Self:
         """Return the same data with all of its images to learn from, for a last training.
@@ -190,7 +192,8 @@ def load_development_data(config: DataConfig, cache_dir: Path | None = None) -> 
 
     Args:
         config: which data, and how to divide it.
-        cache_dir: where decoded images are kept (`image_folder` only); None: nowhere.
+        cache_dir: where decoded images are kept, or which can be decoded (`image_folder` only);
+            None: nowhere.
 
     Raises:
         DataError: the files are missing or damaged, or too few for the division asked for.
@@ -198,7 +201,7 @@ def load_development_data(config: DataConfig, cache_dir: Path | None = None) -> 
     if config.streaming:
         from trainer.streaming import load_streamed_data  # it imports this module
 
-        return load_streamed_data(config)
+        return load_streamed_data(config, cache_dir)
     everything = read_part(config, "train", cache_dir)
     train, validation = map(everything.subset, divide(everything, config))
     mean_C, std_C = _PAPER_MEAN_STD.get(config.name) or _mean_std(train.images_NCHW)
@@ -211,6 +214,7 @@ def load_development_data(config: DataConfig, cache_dir: Path | None = None) -> 
         pad=usual_pad if config.pad is None else config.pad,
         flip=config.name != "digits" if config.flip is None else config.flip,
         fingerprint=_fingerprint(train, validation),
+        left_out=everything.left_out,
     )
 
 

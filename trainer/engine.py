@@ -12,7 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from trainer.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    DamagedCheckpointError,
+    load_checkpoint,
+    save_checkpoint,
+)
 from trainer.config import ConfigError, TrainConfig
 from trainer.data import DevelopmentData
 from trainer.evaluation import evaluate
@@ -20,6 +26,7 @@ from trainer.executors import EXECUTORS, resolve_executor
 from trainer.graphed import GraphedSteps
 from trainer.group import Network, PeerGroup
 from trainer.hardware import available_cores, device_name, resolve_device, resolve_precision
+from trainer.images import some
 from trainer.learner import Learner
 from trainer.methods import build_method
 from trainer.models import build_architecture, check_size
@@ -265,21 +272,45 @@ class Trainer:
             return False
         self._require_same_run(checkpoint, directory)
         tensors = checkpoint.tensors
+        history = self._history_of(checkpoint, directory)
         self.learner.load(tensors)
         torch.set_rng_state(tensors["rng.cpu"])
         if self.device.type == "cuda" and "rng.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)
-        self.history = [EpochReport(**report) for report in checkpoint.meta["history"]]
+        self.history = history
         return True
 
+    def _history_of(self, checkpoint: Checkpoint, directory: Path) -> list[EpochReport]:
+        """Return the reports of a state that fits this trainer.
+
+        Raises:
+            DamagedCheckpointError: A tensor or a report is not what it must be.
+        """
+        mine = {**self.learner.tensors(), "rng.cpu": torch.get_rng_state()}
+        for name, tensor in mine.items():
+            saved = checkpoint.tensors.get(name)
+            if saved is None and name.startswith("momentum."):
+                continue  # nothing was learnt yet
+            if saved is None or (saved.shape, saved.dtype) != (tensor.shape, tensor.dtype):
+                raise DamagedCheckpointError(f"{directory} holds no usable tensor {name}")
+        try:
+            reports = [EpochReport(**report) for report in checkpoint.meta["history"]]
+        except (KeyError, TypeError) as error:
+            raise DamagedCheckpointError(f"{directory} holds no usable reports") from error
+        if [report.epoch for report in reports] != list(range(len(reports))):
+            raise DamagedCheckpointError(f"{directory} holds reports of other epochs")
+        return reports
+
     def _require_same_run(self, checkpoint: Checkpoint, directory: Path) -> None:
-        saved, mine = checkpoint.meta["config"], self.config.to_dict()
+        saved, mine = checkpoint.meta.get("config"), self.config.to_dict()
+        if not isinstance(saved, dict):
+            raise DamagedCheckpointError(f"{directory} holds a state without a configuration")
         changed = sorted(k for k in {*saved, *mine} - WHERE_IT_RUNS if saved.get(k) != mine.get(k))
         if changed:
             raise CheckpointError(
-                f"{directory} holds a run of another configuration: {', '.join(changed)} differ"
+                f"{directory} holds a run of another configuration: {some(changed)} differ"
             )
-        if checkpoint.meta["data_fingerprint"] != self._data_fingerprint:
+        if checkpoint.meta.get("data_fingerprint") != self._data_fingerprint:
             raise CheckpointError(f"{directory} holds a run on other images")
 
     def environment(self) -> dict[str, Any]:

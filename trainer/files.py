@@ -35,6 +35,19 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
+def read_json(path: Path) -> Any:
+    """Read what ``write_json`` wrote.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is not JSON: damaged, or nested beyond measure.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deep") from None
+
+
 def append_line(path: Path, line: str) -> None:
     """Append a line to a log and wait until it is on disk.
 

@@ -1,43 +1,55 @@
 """Image folders, ``root/<part>/<class>/*.jpg|jpeg|png``: decoded once and kept in one file.
 
-``trainer.streaming`` lists and opens the files with the functions here, and keeps nothing.
+``trainer.image_files`` lists the files with the functions here, and decodes nothing.
 """
 
 import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from trainer.config import DataConfig
+from trainer.corrupt import for_each_image, open_rgb, require_decodable
 from trainer.images import DataError, ImageSet, Part, some
-
-if TYPE_CHECKING:
-    from PIL import Image
+from trainer.texts import is_plain, printable
 
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
 
 
 def read_image_folder(config: DataConfig, part: Part, cache_dir: Path | None) -> ImageSet:
-    """Decode ``root/<part>/<class>/*`` to RGB, or read what an earlier call has decoded."""
-    assert config.image_size is not None  # DataConfig sees to it
-    side = config.image_size
+    """Decode ``root/<part>/<class>/*`` to RGB, or read what an earlier call has decoded.
+
+    Raises:
+        DataError: Images cannot be decoded and ``config.corrupt`` is ``"fatal"``, or there are
+            none.
+    """
     folder, class_names, files = list_image_folder(config, part)
     paths = [path for group in files for path in group]
-    if cache_dir is None:
-        images_NCHW = _decode_all(paths, side)
-    else:
-        cache = cache_dir / f"images-{part}-{_cache_key(folder, paths, side)}.safetensors"
-        images_NCHW = _cached(cache, lambda: _decode_all(paths, side))
+    with told(folder):
+        decoded = _Decoded.of(config, part, paths, cache_dir, _cache_key(folder, paths, config))
     sizes_C = torch.tensor([len(group) for group in files])
-    return ImageSet(images_NCHW, torch.arange(len(files)).repeat_interleave(sizes_C), class_names)
+    labels_N = torch.arange(len(files)).repeat_interleave(sizes_C)
+    left_out = len(paths) - len(decoded.kept_N)
+    return ImageSet(decoded.images_NCHW, labels_N[decoded.kept_N], class_names, left_out)
+
+
+@contextlib.contextmanager
+def told(folder: Path) -> Iterator[None]:
+    """Turn what the file system says into a ``DataError``."""
+    try:
+        yield
+    except OSError as error:
+        place = printable(error.filename or folder)
+        raise DataError(f"cannot read {place} ({error.strerror or error})") from error
 
 
 def list_image_folder(
@@ -49,7 +61,7 @@ def list_image_folder(
         DataError: There are no classes, or not the same in both parts, or a class is empty.
     """
     assert config.root is not None  # DataConfig sees to it
-    root = Path(config.root).expanduser().absolute()
+    root = Path(os.path.expanduser(config.root)).absolute()  # Path.expanduser fails on ~nobody
     folder, class_names = root / part, _class_names(root / "train")
     if part == "test" and (names := _class_names(folder)) != class_names:
         odd = sorted(set(names) ^ set(class_names))
@@ -60,7 +72,15 @@ def list_image_folder(
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
-    names = tuple(path.name for path in _entries(folder) if path.is_dir())
+    entries = _entries(folder)
+    with told(folder):
+        broken = [path for path in entries if path.is_symlink() and not path.exists()]
+        names = tuple(path.name for path in entries if path.is_dir())
+    if broken:  # a class would be missing without a word
+        raise DataError(f"{len(broken)} broken link(s): {some(broken)}; mend or remove them")
+    odd = [name for name in names if not is_plain(name)]
+    if odd:  # they stand in JSON, in tables and on pages
+        raise DataError(f"{printable(folder)}: {some(odd)} can be no class's name; rename it")
     if len(names) < 2:
         raise DataError(f"{folder} has {len(names)} class folder(s); classification needs two")
     return names
@@ -72,8 +92,8 @@ def _entries(folder: Path) -> list[Path]:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise DataError(
-            f"cannot list {folder} ({error.strerror}); set data.root to a readable folder that "
-            "holds train/<class>/ and test/<class>/"
+            f"cannot list {printable(folder)} ({error.strerror}); set data.root to a readable "
+            "folder that holds train/<class>/ and test/<class>/"
         ) from error
 
 
@@ -89,66 +109,103 @@ def _image_files(folder: Path) -> list[Path]:
     if broken:
         raise DataError(f"{len(broken)} broken link(s): {some(broken)}; mend or remove them")
     if not paths:
-        raise DataError(f"{folder} holds no .jpg, .jpeg or .png; add images or remove the folder")
+        raise DataError(
+            f"{printable(folder)} holds no .jpg, .jpeg or .png; add images or remove the folder"
+        )
     return paths
 
 
-def _cache_key(folder: Path, paths: Sequence[Path], side: int) -> str:
+def _cache_key(folder: Path, paths: Sequence[Path], config: DataConfig) -> str:
     """Hash what tells one decoding from another: names, sizes and times of the files, and side."""
     # The leading number is the version of `_decode`: raise it when its pixels change.
     facts = [(str(p.relative_to(folder)), (s := p.stat()).st_size, s.st_mtime_ns) for p in paths]
-    return hashlib.sha256(json.dumps([1, side, facts]).encode()).hexdigest()[:16]
+    known = [2, config.image_size, config.corrupt, facts]
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16]
 
 
-def _cached(path: Path, make: Callable[[], Tensor]) -> Tensor:
-    """Return the tensor kept in a file; make and keep it if the file is absent or damaged."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file, save_file
+@dataclass(frozen=True)
+class _Decoded:
+    """What is kept in a cache.
 
-    try:
-        return load_file(path)["images_NCHW"]
-    except (OSError, SafetensorError, KeyError):
-        images_NCHW = make()
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"images_NCHW": images_NCHW}, unfinished)
-        os.replace(unfinished, path)
-    except (OSError, SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            unfinished.unlink()
-        raise DataError(f"cannot write {path} ({error}); make room for the images") from error
-    return images_NCHW
+    Attributes:
+        images_NCHW: uint8, those that can be decoded.
+        kept_N: int64, their places in the list of files.
+    """
 
+    images_NCHW: Tensor
+    kept_N: Tensor
 
-def _decode_all(paths: Sequence[Path], side: int) -> Tensor:
-    """Decode images to uint8 (N, 3, side, side); name every one that fails."""
-    pixels_NCHW = np.empty((len(paths), 3, side, side), dtype=np.uint8)
-    failures: list[str] = []
+    @classmethod
+    def of(
+        cls, config: DataConfig, part: Part, paths: Sequence[Path], cache_dir: Path | None, key: str
+    ) -> Self:
+        """Decode images, or read what is kept of them; mend what is damaged."""
+        if cache_dir is None:
+            return cls.decode(config, part, paths, None)
+        path = cache_dir / f"images-{part}-{key}.safetensors"
+        known = cls.load(path, config, len(paths))
+        if known is None:
+            known = cls.decode(config, part, paths, cache_dir)
+            known.save(path)
+        return known
 
-    def decode_slice(start: int) -> None:
-        for index in range(start, min(start + 64, len(paths))):
-            try:
-                pixels_NCHW[index] = _decode(paths[index], side).transpose(2, 0, 1)
-            except Exception as error:  # a decoder may raise anything on a damaged file
-                failures.append(f"{paths[index]} ({error})")
+    @classmethod
+    def decode(
+        cls, config: DataConfig, part: Part, paths: Sequence[Path], cache_dir: Path | None
+    ) -> Self:
+        """Decode to uint8 (N, 3, side, side); name every image that fails."""
+        side = config.image_size
+        assert side is not None  # DataConfig sees to it
+        pixels_NCHW = np.empty((len(paths), 3, side, side), dtype=np.uint8)
 
-    # Pillow releases the GIL while it decodes, but on small images threads only fight over it:
-    # 32 px: 9,400 images/s with one thread, 6,000 with two; 400 px: 800 and 1,500.
-    small = sum(path.stat().st_size for path in paths) < 8192 * len(paths)
-    with ThreadPoolExecutor(1 if small else None) as pool:
-        list(pool.map(decode_slice, range(0, len(paths), 64)))
-    if failures:
-        raise DataError(undecodable(failures, len(paths)))
-    return torch.from_numpy(pixels_NCHW)
+        def decode_one(index: int) -> None:
+            pixels_NCHW[index] = _decode(paths[index], side).transpose(2, 0, 1)
 
+        # Pillow releases the GIL while it decodes, but on small images threads only fight over it:
+        # 32 px: 9,400 images/s with one thread, 6,000 with two; 400 px: 800 and 1,500.
+        small = sum(path.stat().st_size for path in paths) < 8192 * len(paths)
+        failures = for_each_image(paths, decode_one, threads=1 if small else None)
+        kept_N = require_decodable(config, part, paths, failures, cache_dir)
+        return cls(torch.from_numpy(pixels_NCHW)[kept_N], kept_N)
 
-def undecodable(failures: Sequence[str], total: int) -> str:
-    """Say which images cannot be decoded, and what to do about it."""
-    return (
-        f"{len(failures)} of {total} images cannot be decoded: {some(sorted(failures))}; "
-        "replace or remove them"
-    )
+    @classmethod
+    def load(cls, path: Path, config: DataConfig, total: int) -> Self | None:
+        """Return what is kept; None where there is nothing, or it is damaged."""
+        from safetensors.torch import load_file
+
+        try:
+            found = cls(**load_file(path))
+            shape = (len(found.kept_N), 3, config.image_size, config.image_size)
+            places = found.kept_N
+            fits = (
+                found.images_NCHW.dtype == torch.uint8
+                and tuple(found.images_NCHW.shape) == shape
+                and places.dtype == torch.int64
+                and bool((places[1:] > places[:-1]).all())
+                and (0 <= int(places[0]) and int(places[-1]) < total if len(places) else True)
+            )
+        except Exception:  # a damaged file leads a reader anywhere
+            return None
+        return found if fits else None
+
+    def save(self, path: Path) -> None:
+        """Keep it.
+
+        Raises:
+            DataError: It cannot be written.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import save_file
+
+        unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file({"images_NCHW": self.images_NCHW, "kept_N": self.kept_N}, unfinished)
+            os.replace(unfinished, path)
+        except (OSError, SafetensorError) as error:
+            with contextlib.suppress(OSError):
+                unfinished.unlink()
+            raise DataError(f"cannot write {path} ({error}); make room for the images") from error
 
 
 def _decode(path: Path, side: int) -> np.ndarray[Any, Any]:
@@ -159,17 +216,3 @@ def _decode(path: Path, side: int) -> np.ndarray[Any, Any]:
     if image.size != (side, side):
         image = image.resize((side, side), Image.Resampling.BILINEAR)  # antialiased by Pillow
     return np.asarray(image)
-
-
-def open_rgb(path: Path) -> "Image.Image":
-    """Decode to RGB, upright; transparency becomes white, 16-bit grey 8-bit."""
-    from PIL import Image, ImageOps
-
-    with Image.open(path, formats=("JPEG", "PNG")) as opened:
-        image: Image.Image = ImageOps.exif_transpose(opened)
-        if image.mode.startswith("I"):  # convert() would clip all but the darkest 256 levels
-            image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
-        if image.has_transparency_data:
-            white = Image.new("RGBA", image.size, "white")
-            image = Image.alpha_composite(white, image.convert("RGBA"))
-        return image.convert("RGB")

@@ -7,6 +7,8 @@ from typing import Literal, Protocol, Self
 import torch
 from torch import Tensor
 
+from trainer.texts import printable
+
 Part = Literal["train", "test"]
 
 
@@ -52,11 +54,13 @@ class ImageSet:
         images_NCHW: uint8 in [0, 255]; possibly read-only memory, never write to it.
         labels_N: int64 in [0, num_classes).
         class_names: one per class, in the order of the labels.
+        left_out: images of the part that could not be decoded and are not in here.
     """
 
     images_NCHW: Tensor
     labels_N: Tensor
     class_names: tuple[str, ...]
+    left_out: int = 0
 
     def __len__(self) -> int:
         """Number of images N."""
@@ -112,6 +116,6 @@ def stratified_draw(
 
 def some(items: Iterable[object], shown: int = 3) -> str:
     """List the first few: ``"a, b, c and 4 more"``."""
-    texts = [str(item) for item in items]
+    texts = [printable(item) for item in items]
     more = f" and {len(texts) - shown} more" if len(texts) > shown else ""
     return ", ".join(texts[:shown]) + more

@@ -11,14 +11,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import yaml
-
 from trainer.checkpoint import DamagedCheckpointError
 from trainer.config import ConfigError, TrainConfig
 from trainer.data import DevelopmentData
 from trainer.engine import WHERE_IT_RUNS, EpochReport, Trainer
 from trainer.files import LockedError, exclusive_lock, write_json
 from trainer.leader import LeaderInfo, save_leader
+from trainer.strict_yaml import KeyPath, Parsed, YamlError, parse_yaml, read_text
 
 logger = logging.getLogger(__name__)
 
@@ -196,13 +195,30 @@ def load_config(path: Path) -> TrainConfig:
     """Read a run's configuration from YAML (what ``best.yaml`` holds).
 
     Raises:
-        ConfigError: It is not a valid configuration.
+        ConfigError: It is not a valid configuration; each problem with its line.
         OSError: It cannot be read.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError([((str(path),), f"is not YAML: {error}")]) from None
-    if not isinstance(values, Mapping) or not all(isinstance(key, str) for key in values):
-        raise ConfigError([((str(path),), "is not a mapping of fields to values")])
-    return TrainConfig(**values)
+        parsed = parse_yaml(read_text(path))
+    except YamlError as error:
+        raise ConfigError([((), f"{path}:{error.line}: {error.text}")]) from None
+    if parsed.problems:
+        raise ConfigError([((), f"{path}:{line}: {text}") for line, text in parsed.problems])
+    if not isinstance(parsed.values, Mapping):
+        raise ConfigError([((), f"{path}:1: not a mapping of fields to values")])
+    try:
+        return TrainConfig(**parsed.values)
+    except ConfigError as error:
+        raise ConfigError(
+            [
+                ((), f"{path}:{_line(parsed, p)}: {'.'.join(p)}: {text}")
+                for p, text in error.problems
+            ]
+        ) from None
+
+
+def _line(parsed: Parsed, problem: KeyPath) -> int:
+    """Return the line of the innermost value that a problem is about and that is in the file."""
+    while problem and problem not in parsed.lines:
+        problem = problem[:-1]
+    return parsed.lines[problem]

@@ -132,26 +132,38 @@ def read_openings(log: Path) -> list[Opening]:
 
     A line that was cut off by a crash is passed over: no image is read and no result used before
     its line is whole.
+
+    Raises:
+        OpeningError: A whole line is no record; an opening must not be forgotten.
     """
     if not log.exists():
         return []
     openings: dict[str, tuple[dict[str, Any], dict[str, TestResult]]] = {}
-    for line in log.read_bytes().splitlines():
+    for number, line in enumerate(log.read_bytes().split(b"\n"), start=1):
         try:
             entry = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        if not isinstance(entry, dict) or "event" not in entry:
-            continue
-        if entry["event"] == "opened":
-            openings[entry["time"]] = entry, {}
-        elif entry["event"] == "result":
-            values = {key: entry[key] for key in ("accuracy", "nll", "num_images")}
-            openings[entry["opening"]][1][entry["leader"]] = TestResult(**values)
+        try:
+            _note(entry, openings)
+        except (KeyError, TypeError, AttributeError):
+            raise OpeningError(f"{log}:{number}: no record of an opening of the test set") from None
     return [
         Opening(time, entry["reason"], entry["leaders"], results)
         for time, (entry, results) in openings.items()
     ]
+
+
+def _note(
+    entry: dict[str, Any], openings: dict[str, tuple[dict[str, Any], dict[str, TestResult]]]
+) -> None:
+    if entry["event"] == "opened":
+        if not isinstance(entry["time"], str) or not isinstance(entry["reason"], str):
+            raise TypeError("an opening has a time and a reason")
+        openings[entry["time"]] = {**entry, "leaders": dict(entry["leaders"].items())}, {}
+    elif entry["event"] == "result":
+        values = {key: 0 + entry[key] for key in ("accuracy", "nll", "num_images")}
+        openings[entry["opening"]][1][entry["leader"]] = TestResult(**values)
 
 
 def _name(folder: Path, log: Path) -> str:
@@ -187,7 +199,7 @@ def _measure(
 ) -> Iterator[tuple[Path, TestResult]]:
     """Yield each leader's folder and result, as soon as it is known."""
     if data.streaming:
-        yield from _measure_streamed(infos, data, device)
+        yield from _measure_streamed(infos, data, device, cache_dir)
         return
     images = read_part(data, "test", cache_dir)
     _require_fit(infos, images)
@@ -198,7 +210,7 @@ def _measure(
 
 
 def _measure_streamed(
-    infos: Mapping[Path, LeaderInfo], data: DataConfig, device: torch.device
+    infos: Mapping[Path, LeaderInfo], data: DataConfig, device: torch.device, cache_dir: Path | None
 ) -> Iterator[tuple[Path, TestResult]]:
     """Decode every image once for all leaders (that normalise alike, as those of a search do)."""
     from trainer.streaming import StreamedEvaluation  # torchvision takes a second
@@ -206,7 +218,7 @@ def _measure_streamed(
     def normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
         return tuple(infos[folder].mean), tuple(infos[folder].std)
 
-    files = read_image_files(data, "test")
+    files = read_image_files(data, "test", cache_dir)
     _require_fit(infos, files)
     for (mean_C, std_C), folders in groupby(sorted(infos, key=normalisation), key=normalisation):
         batches = StreamedEvaluation(

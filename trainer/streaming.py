@@ -25,9 +25,9 @@ from torchvision.transforms import v2
 
 from trainer.augment import Batch, Normaliser, mixed_seed, require_two, steps_an_epoch
 from trainer.config import DataConfig
+from trainer.corrupt import open_rgb, undecodable
 from trainer.data import DevelopmentData, divide, tensor_view
 from trainer.image_files import ImageFiles, read_image_files
-from trainer.image_folder import open_rgb, undecodable
 from trainer.images import DataError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -120,13 +120,17 @@ class StreamedData(DevelopmentData):
         return cls(train=files("train"), validation=files("validation"), **plain)
 
 
-def load_streamed_data(config: DataConfig) -> StreamedData:
+def load_streamed_data(config: DataConfig, cache_dir: Path | None = None) -> StreamedData:
     """List the training part of an image folder and divide it as if it were held in memory.
 
+    Args:
+        config: Where it is, and how to divide it.
+        cache_dir: Where it is kept which images can be decoded; None: nowhere.
+
     Raises:
-        DataError: Files are missing, or too few for the division asked for.
+        DataError: Files are missing or cannot be decoded, or too few for the division asked for.
     """
-    everything = read_image_files(config, "train")
+    everything = read_image_files(config, "train", cache_dir)
     train, validation = map(everything.subset, divide(everything, config))
     return StreamedData(
         train=train,
@@ -136,6 +140,7 @@ def load_streamed_data(config: DataConfig) -> StreamedData:
         flip=config.flip is not False,
         fingerprint=_fingerprint(train, validation),
         workers=config.workers,
+        left_out=everything.left_out,
     )
 
 
@@ -212,13 +217,14 @@ class _Decoder(Dataset[_Decoded]):
                 try:
                     image = open_rgb(path)
                 except Exception as error:  # a decoder may raise anything on a damaged file
-                    failures.append(f"{path} ({error})")
+                    failures.append(f"{path} ({type(error).__name__}: {error})")
                     continue
                 # Not torch.manual_seed: that would seed the GPU, too.
                 torch.default_generator.manual_seed(mixed_seed(draw.seed, draw.epoch, index))
                 pixels_BHWC[place] = np.asarray(self._transform(image))
         if failures:
-            return undecodable(failures, len(draw.indices))
+            told = undecodable(failures, len(draw.indices))
+            return f"{told}; replace or remove them (they could be decoded when the search began)"
         return images_BHWC, self._files.labels_N[draw.indices]
 
 

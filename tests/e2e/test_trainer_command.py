@@ -101,8 +101,8 @@ def test_the_test_set_is_opened_on_request_alone_and_that_is_logged(tmp_path):
     [
         (yaml.safe_dump({**CONFIG, "lr": 0}), "lr: 0 is not a number in (0, 100]"),
         (yaml.safe_dump({**CONFIG, "epoch": 3}), "epoch: unknown field (did you mean 'epochs'?)"),
-        ("- a", "is not a mapping"),
-        ("a: [", "is not YAML"),
+        ("- a", "not a mapping"),
+        ("a: [", "config.yaml:1: not valid YAML"),
         (None, "No such file"),
         (yaml.safe_dump({"data": {"name": "cifar10", "root": "x"}}), "data.download: true"),
     ],
@@ -113,7 +113,7 @@ def test_a_mistake_is_one_line_and_status_2(tmp_path, monkeypatch, text, message
         (tmp_path / "config.yaml").write_text(text)
     result = CliRunner().invoke(main, ["config.yaml", "--out", "run"])  # in this process: quicker
     assert result.exit_code == 2 and isinstance(result.exception, SystemExit)
-    assert result.output.startswith("Error: config.yaml: ") and message in result.output
+    assert result.output.startswith("Error: config.yaml:") and message in result.output
 
 
 def test_a_directory_of_another_run_is_refused_and_kept(tmp_path):

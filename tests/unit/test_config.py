@@ -70,6 +70,7 @@ OUT_OF_RANGE = [
     ("data.split_seed", -1, f"a whole number in [0, {2**63})"),
     ("data.pad", 65, "a whole number in [0, 64] or null"),
     ("data.flip", 0, "true or false or null"),
+    ("data.corrupt", "ignore", "one of fatal, skip"),
     ("data.streaming", "yes", "true or false"),
     ("data.workers", -1, "a whole number in [0, 256] or null"),
     ("data.workers", 257, "a whole number in [0, 256] or null"),
@@ -221,7 +222,7 @@ def test_a_configuration_is_frozen():
 def test_a_file_that_is_no_mapping_is_refused_by_name(text, tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(text)
-    with pytest.raises(ConfigError, match=r"config\.yaml: is not (YAML|a mapping)"):
+    with pytest.raises(ConfigError, match=r"config\.yaml:1: "):
         load_config(path)
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from trainer import image_folder
-from trainer.config import DataConfig
+from trainer.config import ConfigError, DataConfig
 from trainer.data import DataError, load_development_data, read_part
 
 
@@ -151,10 +151,50 @@ def test_corrupt_images_are_all_counted_and_some_named(folder_root, tmp_path):
     for path in damaged[:4]:
         path.write_bytes(path.read_bytes()[:60])
     damaged[4].write_text("no image at all")
-    with pytest.raises(DataError, match=r"5 of 60 images.*and 2 more.*replace") as caught:
+    with pytest.raises(DataError, match=r"5 of 60 images.*replace.*data.corrupt: skip") as caught:
         read_part(folder_config(folder_root), "train", tmp_path / "cache")
-    assert all(str(path) in str(caught.value) for path in damaged[:3])
+    assert all(str(path) in str(caught.value) for path in damaged)
     assert not list(tmp_path.glob("cache/*"))  # a failure leaves nothing behind
+
+
+@pytest.mark.parametrize("streaming", [False, True], ids=["in memory", "streamed"])
+def test_corrupt_images_are_listed_once_and_fatal_or_left_out_by_a_switch(
+    folder_root, tmp_path, caplog, streaming
+):
+    cache = tmp_path / "cache"
+    config = folder_config(folder_root, validation=15, streaming=streaming)
+    whole = load_development_data(config)
+    damaged = sorted((folder_root / "train" / "2").iterdir())[:12]
+    for path in damaged:
+        path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(DataError, match=r"12 of 60 images.*and 2 more.*data.corrupt: skip"):
+        load_development_data(config, cache)
+    skipping = config.model_copy(update={"corrupt": "skip"})
+    data = load_development_data(skipping, cache)
+    assert (data.left_out, len(data.train) + len(data.validation)) == (12, 48)
+    assert data.train.labels_N.bincount().tolist() != whole.train.labels_N.bincount().tolist()
+    assert data.fingerprint != whole.fingerprint  # a search goes on with the same images or not
+    listed = (cache / "corrupt-train.txt").read_text().splitlines()
+    assert [line.partition("\t")[0] for line in listed] == [str(path) for path in damaged]
+    assert sum("left out" in record.message for record in caplog.records) == 1
+
+    again = load_development_data(skipping, cache)  # read from what was kept, and the same
+    assert (again.left_out, again.fingerprint) == (12, data.fingerprint)
+    damaged[0].write_bytes((folder_root / "train" / "2").joinpath(damaged[-1].name).read_bytes())
+    with pytest.raises(DataError, match="12 of 60"):  # nothing kept makes them less fatal
+        load_development_data(config, cache)
+
+
+def test_a_class_of_corrupt_images_alone_is_no_class(folder_root):
+    for path in (folder_root / "train" / "2").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match="no validation image of 2"):
+        load_development_data(folder_config(folder_root, validation=15, corrupt="skip"))
+
+
+def test_only_an_image_folder_can_be_corrupt_in_part():
+    with pytest.raises(ConfigError, match=r"corrupt: digits is checked as a whole"):
+        DataConfig(corrupt="skip")
 
 
 def test_symlink_loops_neither_hang_nor_pass_unseen(folder_root):

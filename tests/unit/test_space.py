@@ -12,9 +12,9 @@ from space_helpers import BASE
 
 from okddip_search.errors import UserError
 from okddip_search.space import SearchSpec, bundled_spaces, load_space, summary_of, trial_seed
-from okddip_search.yaml_lines import dump_yaml, parse_yaml
 from trainer.config import TrainConfig
 from trainer.registry import METHODS
+from trainer.strict_yaml import dump_yaml, parse_yaml
 
 PAPER = {
     "lr": 0.1,

@@ -428,9 +428,11 @@ def test_a_trainer_needs_and_opens_no_test_image(tmp_path: Path) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_damaged_image_is_named(tmp_path: Path, workers: int) -> None:
     write_digits(tmp_path / "train", 30)
+    data = load(tmp_path, workers=workers)
     for path in (tmp_path / "train").glob("2/*.jpg"):
         path.write_bytes(path.read_bytes()[:200])
-    data = load(tmp_path, workers=workers)
+    with pytest.raises(DataError, match=r"6 of 30 images.*data.corrupt: skip"):
+        load(tmp_path, workers=workers)
     with pytest.raises(DataError, match=r"cannot be decoded: .*/train/2/\d+\.jpg \(") as caught:
         list(data.training_batches(16, CPU).epoch(0, 0))
     assert "Traceback" not in str(caught.value)

@@ -1,0 +1,45 @@
+"""Text from strangers (class names, exceptions, paths) made fit to be printed."""
+
+import unicodedata
+
+_ACTING = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+"""Unicode's categories of what a terminal obeys, or what reorders the text around it."""
+
+
+def visible(text: str) -> str:
+    r"""Write control, direction and other invisible characters as escapes such as ``\x1b``.
+
+    A terminal would obey them: change its title, overwrite lines that were told before, answer with
+    keystrokes. Line breaks and tabs stay.
+    """
+    if text.isprintable():
+        return text
+    return "".join(_seen(character) for character in text)
+
+
+def _seen(character: str) -> str:
+    acts = character not in "\n\t" and unicodedata.category(character) in _ACTING
+    return character.encode("unicode_escape").decode() if acts else character
+
+
+def is_plain(text: str, *, but: str = "") -> bool:
+    """Say whether a text has neither control characters, except some, nor half a character."""
+    if text.isprintable():
+        return True
+    return all(c in but or unicodedata.category(c) not in ("Cc", "Cs") for c in text)
+
+
+def printable(text: object) -> str:
+    """Return a name, for instance of a file, as it stands on one line of a message."""
+    return visible(str(text)).replace("\n", r"\n").replace("\t", r"\t")
+
+
+def shown(value: object, most: int = 80) -> str:
+    """Return a value as it stands in a message: on one line, and not the whole of a long one.
+
+    Args:
+        value: A text, or anything else: as Python writes it.
+        most: Characters.
+    """
+    text = printable(value if isinstance(value, str) else repr(value))
+    return text if len(text) <= most else f"{text[: most - 1]}…"
