@@ -1,10 +1,12 @@
 """The state of a run in one directory: safetensors and JSON, no pickle, committed atomically.
 
 ``state.json`` names the tensor file that belongs to it and is replaced last, in one step: whatever
-moment a process dies at, the directory holds one whole state, the newer or the one before.
+moment a process dies at, the directory holds one whole state, the newer or the one before. The one
+before is kept as ``state.previous.json``: what a disk has made of the newer one costs no run.
 """
 
 import json
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,10 +16,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from trainer.files import write_atomically
+from trainer.files import replace_durably, write_atomically
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 1
 _COMMIT = "state.json"
+_PREVIOUS = "state.previous.json"
 
 
 class CheckpointError(ValueError):
@@ -54,33 +59,62 @@ def save_checkpoint(
     name = f"state-{tag:06d}.safetensors"
     temporary = directory / f".{name}.tmp"
     save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, temporary)
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-        size = os.fstat(file.fileno()).st_size
-    os.replace(temporary, directory / name)
+    size = temporary.stat().st_size
+    replace_durably(temporary, directory / name)
     commit = {"format": FORMAT, "tensors": name, "tensor_bytes": size, **meta}
+    if (directory / _COMMIT).exists():
+        write_atomically(directory / _PREVIOUS, (directory / _COMMIT).read_bytes())
     # Without indentation: that would take json's slow path, and the history is long.
     write_atomically(directory / _COMMIT, json.dumps(commit) + "\n")
+    kept = {name, _tensors_of(directory / _PREVIOUS)}
     for old in directory.glob("state-*.safetensors"):
-        if old.name != name:
+        if old.name not in kept:
             old.unlink(missing_ok=True)
+
+
+def drop_previous(directory: Path) -> None:
+    """Delete the state before the current one: a run that is done needs it no more."""
+    previous = _tensors_of(directory / _PREVIOUS)
+    (directory / _PREVIOUS).unlink(missing_ok=True)
+    if previous and previous != _tensors_of(directory / _COMMIT):
+        (directory / Path(previous).name).unlink(missing_ok=True)
+
+
+def _tensors_of(commit: Path) -> str:
+    """Return the name of a state's tensor file; empty where there is none."""
+    try:
+        return str(json.loads(commit.read_bytes())["tensors"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def load_checkpoint(directory: Path) -> Checkpoint | None:
     """Read the current state, or None where none was ever committed.
 
+    A damaged state gives way to the one before it, which then is the current one.
+
     Raises:
         CheckpointError: The state was written by another version.
-        DamagedCheckpointError: The state is damaged.
+        DamagedCheckpointError: The state is damaged, and so is the one before or there is none.
     """
-    commit = directory / _COMMIT
-    if not commit.exists():
-        return None
+    commit, previous = directory / _COMMIT, directory / _PREVIOUS
+    if not previous.exists():
+        return _read(commit) if commit.exists() else None
+    try:
+        return _read(commit)
+    except DamagedCheckpointError as error:
+        found = _read(previous)
+        logger.warning("%s; going on from the state before it", error)
+        os.replace(previous, commit)
+        return found
+
+
+def _read(commit: Path) -> Checkpoint:
     try:
         meta = json.loads(commit.read_text(encoding="utf-8"))
         if meta.pop("format") != FORMAT:
             raise CheckpointError(f"{commit} was written by another version of okddip-search")
-        path = directory / Path(meta.pop("tensors")).name
+        path = commit.with_name(Path(meta.pop("tensors")).name)
         if path.stat().st_size != meta.pop("tensor_bytes"):
             raise DamagedCheckpointError(f"{path} is cut short")
         return Checkpoint(load_file(path), meta)

@@ -145,7 +145,7 @@ def read_openings(log: Path) -> list[Opening]:
             continue
         if entry["event"] == "opened":
             openings[entry["time"]] = entry, {}
-        elif entry["event"] == "result":
+        elif entry["event"] == "result" and entry["opening"] in openings:
             values = {key: entry[key] for key in ("accuracy", "nll", "num_images")}
             openings[entry["opening"]][1][entry["leader"]] = TestResult(**values)
     return [
