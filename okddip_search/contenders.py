@@ -143,7 +143,10 @@ class Plan:
                 int(values["search_trials"]),
             )
         except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path} is damaged: {error}", "Restore it from a copy.") from None
+            raise UserError(
+                f"{path} is damaged: {error}",
+                "Restore it from a copy, or set this confirmation aside with --anew.",
+            ) from None
 
 
 def prepared_data(spec: SearchSpec) -> dict[str, Any]:
