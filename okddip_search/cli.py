@@ -1,5 +1,6 @@
 """The command ``okddip-search``: flags and words only; each command calls one function."""
 
+import errno
 import logging
 import os
 import shlex
@@ -10,16 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from okddip_search.contenders import prepared_data
 from okddip_search.errors import UserError
 from okddip_search.export import FORMATS
 from okddip_search.export import export as run_export
+from okddip_search.resumed import left_as_it_was, require_unchanged
 from okddip_search.space import SearchSpec, bundled_spaces, load_space, summary_of
+from okddip_search.stopping import STOPPED, quit_on_signals
 from trainer.__main__ import main as train
 
 if TYPE_CHECKING:
     from okddip_search.session import Request  # it imports ray
 
+REMEDIES = {
+    errno.EROFS: "It is on a read-only file system: copy the search to where you may write, "
+    "and go on there.",
+    errno.EACCES: "You may not write there: change the permissions, or copy the search.",
+}
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
 
 
@@ -78,6 +85,7 @@ def cli(
         explained = replace(spec, confirm=None) if no_confirm else spec
         explain_search(explained, directory, gpus=gpus, tracking_uri=tracking_uri)
         return
+    quit_on_signals()
     from okddip_search.search import run_search
 
     request = _request(spec, directory, resume, gpus, tracking_uri, address)
@@ -111,7 +119,9 @@ def _resolve(
     if not resume:
         spec = load_space(space or "digits", sets, trials=trials, timeout=timeout, name=name)
         return _rooted(spec), out or Path("runs") / spec.name
-    asked = load_space(space, sets, name=name) if space else None
+    asked = None
+    if space:
+        asked = load_space(space, sets, trials=trials, timeout=timeout, name=name)
     directory = out or Path("runs") / (asked.name if asked else name or "digits")
     saved = directory / "spec.yaml"
     if not saved.exists() or not (directory / "study.journal").exists():
@@ -120,18 +130,10 @@ def _resolve(
         )
     began = load_space(saved)
     spec = load_space(saved, sets, trials=trials, timeout=timeout)
-    # What ranks the trials stays; budget, resources and the place of the data may change.
-    if prepared_data(spec) != prepared_data(began):
-        raise UserError(
-            f"the images are prepared in another way than when the search in {directory} began",
-            "Of data. only root, download and workers can be set now.",
-        )
-    for section in ("trainer", "search", "objective"):
-        if any(getattr(s, section) != getattr(began, section) for s in (spec, asked or spec)):
-            raise UserError(
-                f"{section} has changed since the search in {directory} began",
-                "Leave --space and --set out to go on as it began, or choose another --name.",
-            )
+    for now in (spec, asked or spec):
+        require_unchanged(began, now, directory)
+    for line in left_as_it_was(spec, asked or spec):
+        click.echo(line, err=True)
     return _rooted(spec), directory
 
 
@@ -191,6 +193,7 @@ def confirm(
     changes: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
     if methods is not None:
         changes["methods"] = [name.strip() for name in methods.split(",") if name.strip()]
+    quit_on_signals()
     from okddip_search.confirm import Wishes, run_confirm
 
     request = _request(spec, directory, True, gpus, tracking_uri, address)
@@ -291,14 +294,19 @@ def main() -> None:
 def _run() -> int:
     try:
         return cli.main(standalone_mode=False) or 0
-    except (UserError, OSError) as error:
+    except UserError as error:
         click.echo(f"Error: {error}", err=True)
+        return 2
+    except OSError as error:
+        click.echo(f"Error: {error}", err=True)
+        if error.errno in REMEDIES:
+            click.echo(REMEDIES[error.errno], err=True)
         return 2
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except click.Abort:
-        return 130
+        return STOPPED
 
 
 if __name__ == "__main__":

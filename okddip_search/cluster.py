@@ -1,10 +1,15 @@
 """Ray, private on this machine or a cluster that is there already: up, shared out, down."""
 
 import os
+import shutil
 import signal
+import stat
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
@@ -13,13 +18,28 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from okddip_search.errors import UserError
 from okddip_search.resources import Node, allot, count_cpus, count_gpus
 from okddip_search.settings import ResourceSettings
+from okddip_search.stopping import StopSwitch
+from trainer.files import LockedError, exclusive_lock
 
 T = TypeVar("T")
+
+PREFIX = "okddip-"
+OWNER = "owner"
+"""In Ray's folder: a file that its driver holds locked as long as it lives."""
+STALE_AFTER_S = 60.0
+RAYLET_LOOK_S = 0.5
+RAYLET_DIED = (
+    "Ray's raylet died: it was killed, or the machine is out of memory. All that was reported is "
+    "kept; go on with --resume, or with the same confirm command."
+)
 
 
 @contextmanager
 def ray_cluster(
-    settings: ResourceSettings, gpus: int | None, address: str | None
+    settings: ResourceSettings,
+    gpus: int | None,
+    address: str | None,
+    say: Callable[[str], None],
 ) -> Iterator[list[Node]]:
     """Start a private Ray on this machine, or join the one at ``--address``.
 
@@ -29,6 +49,7 @@ def ray_cluster(
         settings: What a trial occupies.
         gpus: GPUs to use; None: all.
         address: Of a running cluster; None: this machine.
+        say: Tells the user why the command ends, should Ray be killed.
 
     Raises:
         UserError: More is asked for than there is, or no cluster answers.
@@ -53,9 +74,11 @@ def ray_cluster(
     allotment = allot(settings, [here], asked_gpus=gpus)  # a mistake is told at once
     # Ray's sockets live there, and their paths may have 107 bytes at most.
     place = "/tmp" if len(tempfile.gettempdir()) > 20 and os.path.isdir("/tmp") else None
-    with tempfile.TemporaryDirectory(
-        prefix="okddip-", dir=place, ignore_cleanup_errors=True
-    ) as short:
+    _remove_stale(Path(place or tempfile.gettempdir()))
+    with (
+        tempfile.TemporaryDirectory(prefix=PREFIX, dir=place, ignore_cleanup_errors=True) as short,
+        exclusive_lock(Path(short, OWNER)),
+    ):
         with _signals_blocked():
             ray.init(
                 address="local",
@@ -66,17 +89,67 @@ def ray_cluster(
                 _temp_dir=short,
             )
         try:
-            yield [here]
+            with _raylet_watched(Path(short), say):
+                yield [here]
         finally:
             _shut_down()
 
 
+def _remove_stale(place: Path) -> None:
+    """Remove Ray's folders of drivers that were killed: only our own, and not held by a driver."""
+    for folder in place.glob(f"{PREFIX}*"):
+        with suppress(OSError, LockedError):
+            facts = folder.lstat()
+            mine = stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.getuid()
+            held_s = time.time() - (folder / OWNER).lstat().st_mtime  # a new one is not held yet
+            if mine and held_s > STALE_AFTER_S:
+                with exclusive_lock(folder / OWNER):
+                    shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _raylet_watched(short: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """End the command with a word if the raylet dies; Ray would end it a while later without one.
+
+    Args:
+        short: Ray's folder.
+        say: Prints a line for the user.
+    """
+    node: Any = ray._private.worker._global_node
+    raylets = [info.process for info in node.all_processes["raylet"]]
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(RAYLET_LOOK_S):
+            if any(raylet.poll() is not None for raylet in raylets):
+                say(RAYLET_DIED)
+                node.kill_all_processes(check_alive=False, allow_graceful=False)
+                shutil.rmtree(short, ignore_errors=True)
+                os._exit(1)
+
+    watcher = threading.Thread(target=watch, name="raylet", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+
+
 def call_in_worker(
-    function: Callable[..., T], *arguments: Any, cpus: float, gpus: float, **named: Any
+    stop: StopSwitch,
+    function: Callable[..., T],
+    *arguments: Any,
+    cpus: float,
+    gpus: float,
+    **named: Any,
 ) -> T:
     """Call a function once in a worker with so many cores and GPUs; a failure is not retried.
 
     On the driver's own node if that has them, as the driver is who can read the images.
+
+    Raises:
+        Stopped: A signal came; the worker is ended, or not waited for any more.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     options = {
@@ -87,7 +160,9 @@ def call_in_worker(
     }
     task = ray.remote(**options)(function).remote(*arguments, **named)
     while not ray.wait([task], timeout=0.5)[0]:  # signals are heard in between
-        pass
+        if stop.is_thrown:
+            ray.cancel(task, force=True)
+            stop.check()
     result: T = ray.get(task)
     return result
 

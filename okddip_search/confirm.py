@@ -43,11 +43,13 @@ from okddip_search.sealed import (
     known_tests,
     opened_so_far,
     reopen_refused,
+    require_all_openings,
     require_test_set,
     test_leaders,
 )
 from okddip_search.session import Request, Session, open_session
 from okddip_search.spec import SearchSpec
+from okddip_search.stopping import Stopped
 from okddip_search.study import (
     died,
     open_fixed_study,
@@ -152,6 +154,7 @@ class _Confirmation:
 
     def run(self) -> int:
         session = self.session
+        require_all_openings(self.log, len(self.before.get("openings", ())))
         require_same_images(self.search, session.data.fingerprint)
         require_possible(session.spec, session.directory, replace(self.wishes, anew=False))
         session.tracker.search_started(*session.provenance())
@@ -165,7 +168,10 @@ class _Confirmation:
             session.tracker.search_ended("FAILED", {}, [])
             session.write_report()
             return 1
-        return self._conclude(plan)
+        try:
+            return self._conclude(plan)
+        except Stopped:
+            return self._stopped()
 
     def _stopped(self) -> int:
         self.session.tracker.search_ended("KILLED", {}, [])

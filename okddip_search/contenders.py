@@ -148,7 +148,8 @@ class Plan:
             )
         except (OSError, YamlError, KeyError, TypeError, ValueError) as error:
             text = f"{path} is damaged: {shown(str(error), 300)}"
-            raise UserError(text, "Restore it from a copy.") from None
+            remedy = "Restore it from a copy, or set this confirmation aside with --anew."
+            raise UserError(text, remedy) from None
 
 
 def prepared_data(spec: SearchSpec) -> dict[str, Any]:

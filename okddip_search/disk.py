@@ -20,7 +20,7 @@ from okddip_search.spec import SearchSpec
 from trainer.config import ConfigError, DataConfig, TrainConfig
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
-STATES_AT_ONCE = 2
+STATES_AT_ONCE = 3
 """``trainer.checkpoint.STATES_AT_ONCE``, which needs torch to be read; a test compares them."""
 
 _SHAPING = ("model", "method", "structure")

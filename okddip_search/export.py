@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors import SafetensorError, safe_open
 
 from okddip_search.errors import UserError
 from okddip_search.events import TrialEnd
@@ -55,8 +56,11 @@ def hand_over(run_dir: Path, target: Path, lines: Sequence[str]) -> None:
         run_dir: Of a finished run.
         target: A directory.
         lines: What the run is, for a reader of the file.
+
+    Raises:
+        UserError: The run's result is damaged.
     """
-    result = json.loads((run_dir / RESULT).read_text(encoding="utf-8"))
+    result = _result_of(run_dir)
     environment = result["environment"]
     config = {
         **result["config"],
@@ -72,6 +76,17 @@ def hand_over(run_dir: Path, target: Path, lines: Sequence[str]) -> None:
     _replace_folder(run_dir / LEADER, target / LEADER)
     body = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     write_atomically(target / BEST, "".join(f"# {line}\n" for line in header) + body)
+
+
+def _result_of(run_dir: Path) -> dict[str, Any]:
+    path = run_dir / RESULT
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(result, dict) or not {"config", "environment"} <= result.keys():
+            raise ValueError("it is no result of a run")
+        return result
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged: {error}", "Restore it from a copy.") from None
 
 
 def _replace_folder(source: Path, target: Path) -> None:
@@ -166,6 +181,7 @@ def export(directory: Path, form: str, output: Path | None) -> tuple[Path, str]:
         UserError: There is no winner yet, or the extra for the format is missing.
     """
     winner = winner_of(directory)
+    _require_whole(winner)
     target = output or Path(_DEFAULT_OUTPUT[form])
     target.parent.mkdir(parents=True, exist_ok=True)
     if form == "yaml":
@@ -177,6 +193,28 @@ def export(directory: Path, form: str, output: Path | None) -> tuple[Path, str]:
     else:
         _convert(winner.leader, form, target)
     return target, winner.words
+
+
+def _require_whole(winner: Winner) -> None:
+    """Hand over nothing that a disk has damaged.
+
+    Raises:
+        UserError: The configuration or the network cannot be read.
+    """
+    path = winner.home / BEST
+    try:
+        if not isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), Mapping):
+            raise ValueError("it holds no configuration")
+        path = winner.leader / "leader.json"
+        json.loads(path.read_text(encoding="utf-8"))
+        path = winner.leader / "leader.safetensors"
+        with safe_open(path, framework="numpy"):  # checks the header against the file's size
+            pass
+    except (OSError, ValueError, yaml.YAMLError, SafetensorError) as error:
+        raise UserError(
+            f"{path} is damaged: {error}",
+            "Run the search with --resume, or the confirmation, once more: that writes it anew.",
+        ) from None
 
 
 def _convert(leader_dir: Path, form: str, target: Path) -> None:

@@ -8,7 +8,7 @@ import ray
 from okddip_search.errors import UserError
 from okddip_search.session import Session
 from okddip_search.tracking import masked
-from okddip_search.trial import open_test_for
+from okddip_search.trial import one_line, open_test_for
 from trainer.config import DataConfig
 from trainer.data import DataError
 from trainer.sealed_test import Opening, OpeningError, read_openings, weights_digest
@@ -66,6 +66,25 @@ def opened_so_far(log: Path) -> list[dict[str, str]]:
     return [{"time": o.time, "command": o.reason} for o in _openings(log)]
 
 
+def require_all_openings(log: Path, known: int) -> None:
+    """Refuse to open the test set where the record of its openings has been damaged.
+
+    Args:
+        log: Of the openings.
+        known: How many an earlier call has seen in it.
+
+    Raises:
+        UserError: There are fewer now.
+    """
+    found = len(read_openings(log))
+    if found < known:
+        raise UserError(
+            f"{log} is damaged: it tells of {found} openings of the sealed test set, and there "
+            f"were {known}",
+            "Restore it from a copy; what was seen cannot be unseen.",
+        )
+
+
 def reopen_refused(log: Path, again: bool) -> None:
     """Refuse a plan that would need a second opening, before anything is trained for it.
 
@@ -112,7 +131,10 @@ def test_leaders(session: Session, log: Path, names: Sequence[str], *, again: bo
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, DataError):
             raise UserError(f"data: {error.cause}") from None
-        raise
+        raise UserError(
+            f"the test set could not be measured: {one_line(error.cause)}",
+            "The same command completes the opening; the whole story is in search.log.",
+        ) from error
     except ray.exceptions.RayError as error:
         raise UserError(
             f"the worker that measures the test set died: {str(error).splitlines()[0]}",

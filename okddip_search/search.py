@@ -85,7 +85,7 @@ def _finish(session: Session, bridge: StudyBridge, then_confirm: bool) -> int:
 def _keep(session: Session, best: TrialEnd) -> bool:
     try:
         keep_best(session.directory, best, session.spec.objective.words)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, UserError) as error:
         session.say(f"{BEST} and {LEADER}/ could not be written: {error}")
         return False
     return True

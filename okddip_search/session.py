@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -34,7 +35,7 @@ from okddip_search.resources import Allotment, Node, allot
 from okddip_search.retention import Retention, drop_teachers
 from okddip_search.spec import SearchSpec
 from okddip_search.speed import Speed, find_speed
-from okddip_search.stopping import StopSwitch
+from okddip_search.stopping import Stopped, StopSwitch
 from okddip_search.study import sole_driver
 from okddip_search.tracking import Tracker, masked, target_of, usual_uri
 from okddip_search.tracking_stage import Stage
@@ -197,7 +198,12 @@ class Session:
         """Call a function in a worker with a trial's resources (``call_in_worker``)."""
         share = self.allotment
         return call_in_worker(
-            function, *arguments, cpus=share.cpus_per_trial, gpus=share.gpus_per_trial, **named
+            self.switch,
+            function,
+            *arguments,
+            cpus=share.cpus_per_trial,
+            gpus=share.gpus_per_trial,
+            **named,
         )
 
     def write_report(self) -> Path | None:
@@ -259,17 +265,20 @@ def open_session(request: Request, how_to_go_on: str) -> Iterator[Session]:
     with (
         sole_driver(directory),
         noise_to(directory / "search.log") as terminal,
-        _quiet_libraries(),
-        StopSwitch(lambda line: terminal.print(escape(line), soft_wrap=True), how_to_go_on) as stop,
+        _quiet_libraries(lambda line: terminal.print(escape(line), soft_wrap=True)),
+        _stop_switch(terminal, how_to_go_on if request.resume else "the same command") as stop,
     ):
         uri = request.tracking_uri
         if uri is None and request.resume:
             uri = usual_uri(directory.resolve())
         target_of(directory, uri)  # a mistake in it is told before anything starts
         data = _load_data(request.spec, directory, terminal)
-        with ray_cluster(request.spec.resources, request.gpus, request.address) as nodes:
+        stop.check()
+        with ray_cluster(request.spec.resources, request.gpus, request.address, stop.say) as nodes:
             stop.take_over()  # Ray has put a handler of its own over SIGTERM, which aborts
-            spec, allotment, speed = _settle(request, nodes, data)
+            stop.check()
+            spec, allotment, speed = _settle(request, nodes, data, stop)
+            stop.how_to_go_on = how_to_go_on
             write_atomically(directory / SPEC, request.spec.to_yaml())
             home = directory.resolve()
             tracker = Tracker(
@@ -282,8 +291,9 @@ def open_session(request: Request, how_to_go_on: str) -> Iterator[Session]:
             tracker.search_started(*session.provenance())
             try:
                 yield session
-            except BaseException:
-                tracker.search_ended("FAILED", {}, [])
+            except BaseException as error:
+                stopped = isinstance(error, Stopped)
+                tracker.search_ended("KILLED" if stopped else "FAILED", {}, [])
                 tracker.close(TRACKING_FLUSH_S)
                 raise
             # Before Ray goes down: that takes seconds in which the result can be read already.
@@ -293,6 +303,21 @@ def open_session(request: Request, how_to_go_on: str) -> Iterator[Session]:
                     f"{undelivered} tracking records are not delivered yet; they are kept. "
                     f"Deliver them with:  okddip-search sync {directory}"
                 )
+
+
+@contextmanager
+def _stop_switch(terminal: Console, how_to_go_on: str) -> Iterator[StopSwitch]:
+    """Listen to signals, and say how to go on where one has ended everything."""
+
+    def say(line: str) -> None:
+        terminal.print(escape(line), soft_wrap=True)
+
+    with StopSwitch(say, how_to_go_on) as stop:
+        try:
+            yield stop
+        except Stopped:
+            say(f"Stopped. Go on with:  {stop.how_to_go_on}")
+            raise
 
 
 def _load_data(spec: SearchSpec, directory: Path, terminal: Console) -> DevelopmentData:
@@ -307,7 +332,7 @@ def _load_data(spec: SearchSpec, directory: Path, terminal: Console) -> Developm
 
 
 def _settle(
-    request: Request, nodes: Sequence[Node], data: DevelopmentData
+    request: Request, nodes: Sequence[Node], data: DevelopmentData, stop: StopSwitch
 ) -> tuple[SearchSpec, Allotment, Speed]:
     """Return the spec and the shares as they will be run; what is left to the machine is timed."""
     spec, resources = request.spec, request.spec.resources
@@ -316,7 +341,8 @@ def _settle(
     allotment = allot(resources, nodes, asked_gpus=request.gpus)
     _as_run(spec, allotment)  # a mistake is told before anything is timed
     node_cpus = max(node.cpus for node in nodes)
-    speed = find_speed(spec, allotment, shape, node_cpus, request.directory, call_in_worker)
+    ask = partial(call_in_worker, stop)
+    speed = find_speed(spec, allotment, shape, node_cpus, request.directory, ask)
     allotment = allot(speed.share(resources), nodes, asked_gpus=request.gpus)
     return _as_run(speed.applied_to(spec), allotment), allotment, speed
 
@@ -350,9 +376,22 @@ def _as_run(spec: SearchSpec, allotment: Allotment) -> SearchSpec:
     return dataclasses.replace(spec, trainer={**here, **spec.trainer})
 
 
+class _Teller(logging.Handler):
+    """Shows the user our own warnings, a line each; a traceback stays in ``search.log``."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._say = say
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # The tracking's record tells the user itself (`on_trouble`).
+        if not record.exc_info and record.name != "okddip_search.tracking_record":
+            self._say(record.getMessage())
+
+
 @contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """Send what libraries have to say through logging, which goes to ``search.log``."""
+def _quiet_libraries(say: Callable[[str], None]) -> Iterator[None]:
+    """Send what libraries have to say to ``search.log``, and our own warnings to the user, too."""
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", force=True
     )
@@ -360,6 +399,13 @@ def _quiet_libraries() -> Iterator[None]:
     optuna.logging.disable_default_handler()
     optuna.logging.enable_propagation()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    teller, ours = _Teller(say), [logging.getLogger(n) for n in ("okddip_search", "trainer")]
+    for one in ours:
+        one.addHandler(teller)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for one in ours:
+            one.removeHandler(teller)

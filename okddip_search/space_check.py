@@ -15,13 +15,14 @@ from okddip_search.settings import (
     ResourceSettings,
     StudySettings,
 )
-from okddip_search.spec import SearchSpec
+from okddip_search.spec import FORMAT, SearchSpec
 from okddip_search.yaml_lines import Document
 from trainer.config import ConfigError, DataConfig, StrictModel, TrainConfig, nearest
 
 Model = TypeVar("Model", bound=StrictModel)
 
 SECTIONS = (
+    "format",
     "name",
     "data",
     "trainer",
@@ -55,6 +56,7 @@ def check_space(document: Document) -> SearchSpec:
     Raises:
         UserError: With all problems.
     """
+    _check_format(document)
     _check_sections(document)
     name = _name(document)
     data = _settings(document, "data", DataConfig) or DataConfig()
@@ -71,6 +73,20 @@ def check_space(document: Document) -> SearchSpec:
     _check_whole(document, spec)
     document.check()
     return spec
+
+
+def _check_format(document: Document) -> None:
+    """Refuse a newer version's file first: what else is strange in it is no mistake of the user."""
+    written = document.values.get("format", FORMAT)
+    if not isinstance(written, int) or isinstance(written, bool) or written < 1:
+        document.complain(("format",), f"{written!r} is not the number of a format")
+    elif written > FORMAT:
+        document.complain(
+            ("format",),
+            f"written by a newer version of okddip-search (format {written}, this one reads "
+            f"{FORMAT}): install that version, or a later one",
+        )
+        document.check()
 
 
 def _check_sections(document: Document) -> None:

@@ -18,6 +18,8 @@ from okddip_search.settings import (
 from trainer.config import DataConfig, TrainConfig
 from trainer.strict_yaml import dump_yaml
 
+FORMAT = 1
+"""Of a search directory; it rises when an older version could no longer go on with a new one."""
 _SIZES = {"num_peers", "width", "batch_size"}  # fields that a run's memory grows with
 MAX_GRID_POINTS = 100_000  # Optuna holds all of them in memory
 
@@ -115,20 +117,23 @@ class SearchSpec:
 
     def to_yaml(self) -> str:
         """Return the resolved space; ``load_space`` reads an equal one from it."""
+        return dump_yaml(self.to_plain())
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the resolved space as plain values, section by section."""
         search = {}
         for name, dimension in self.search.items():
             values = dimension.model_dump(mode="json", exclude_defaults=True)
             search[name] = {"type": values.pop("type"), **values}
-        return dump_yaml(
-            {
-                "name": self.name,
-                "data": self.data.model_dump(mode="json"),
-                "trainer": dict(self.trainer),
-                "search": search,
-                "enqueue": [dict(entry) for entry in self.enqueue],
-                "objective": self.objective.model_dump(mode="json"),
-                "study": self.study.to_plain(),
-                "resources": self.resources.model_dump(mode="json"),
-                "confirm": self.confirm.model_dump(mode="json") if self.confirm else False,
-            }
-        )
+        return {
+            "format": FORMAT,
+            "name": self.name,
+            "data": self.data.model_dump(mode="json"),
+            "trainer": dict(self.trainer),
+            "search": search,
+            "enqueue": [dict(entry) for entry in self.enqueue],
+            "objective": self.objective.model_dump(mode="json"),
+            "study": self.study.to_plain(),
+            "resources": self.resources.model_dump(mode="json"),
+            "confirm": self.confirm.model_dump(mode="json") if self.confirm else False,
+        }

@@ -5,11 +5,37 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from okddip_search.bridge import StudyBridge
+if TYPE_CHECKING:
+    from okddip_search.bridge import StudyBridge  # it imports ray, which takes seconds
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOPPED = 130
+"""Exit code of a command that a signal has stopped."""
+
+
+class Stopped(KeyboardInterrupt):
+    """What was going on was left because a signal came."""
+
+
+def quit_on_signals() -> None:
+    """Let a signal end the command at once, until a ``StopSwitch`` takes over.
+
+    While libraries are loaded there is nothing to save, and Python would print a traceback.
+    """
+    for number in _heard():
+        signal.signal(number, _quit)
+
+
+def _quit(number: int, frame: FrameType | None) -> None:
+    os.write(2, b"Stopped.\n")
+    os._exit(STOPPED)
+
+
+def _heard() -> list[signal.Signals]:
+    """Return the signals that are not ignored: nohup has SIGHUP ignored, and that must stay so."""
+    return [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 class StopSwitch:
@@ -20,6 +46,7 @@ class StopSwitch:
         how_to_go_on: The command that goes on where this one was stopped.
 
     Attributes:
+        say: As given.
         is_thrown: Whether a signal came.
         how_to_go_on: May be changed from one phase to the next.
     """
@@ -27,26 +54,37 @@ class StopSwitch:
     def __init__(self, say: Callable[[str], None], how_to_go_on: str) -> None:
         self.is_thrown = False
         self.how_to_go_on = how_to_go_on
-        self._say = say
+        self.say = say
         self._bridge: StudyBridge | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         """Take over the signals."""
-        self._before = self.take_over()
+        self._before = {number: signal.getsignal(number) for number in _heard()}
+        self.take_over()
         return self
 
-    def take_over(self) -> dict[int, Any]:
-        """Become the handler of the signals; return who was."""
-        return {number: signal.signal(number, self._throw) for number in STOP_SIGNALS}
+    def take_over(self) -> None:
+        """Become the handler of the signals, also where a library has taken them meanwhile."""
+        for number in self._before:
+            signal.signal(number, self._throw)
 
     def __exit__(self, *_: object) -> None:
         """Give the signals back."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def check(self) -> None:
+        """Leave what is going on if a signal came.
+
+        Raises:
+            Stopped: So it is.
+        """
+        if self.is_thrown:
+            raise Stopped
+
     @contextmanager
-    def stops(self, bridge: StudyBridge) -> Iterator[None]:
+    def stops(self, bridge: "StudyBridge") -> Iterator[None]:
         """Stop this bridge, too: its running trials finish their epoch and save it."""
         self._bridge = bridge
         bridge.interrupted = self.is_thrown
@@ -57,9 +95,11 @@ class StopSwitch:
 
     def _throw(self, number: int, frame: FrameType | None) -> None:
         if self.is_thrown:  # everything reported is on disk, so nothing needs tidying
-            self._say(f"Stopped at once. Go on with:  {self.how_to_go_on}")
-            os._exit(130)
+            self.say(f"Stopped at once. Go on with:  {self.how_to_go_on}")
+            os._exit(STOPPED)
         self.is_thrown = True
+        what = ""
         if self._bridge is not None:
             self._bridge.interrupted = True
-        self._say("stopping: running trials finish their epoch (once more to stop at once)")
+            what = ": running trials finish their epoch"
+        self.say(f"stopping{what} (once more to stop at once)")

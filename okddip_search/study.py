@@ -4,6 +4,7 @@ The study is the only truth about a search. It is an Optuna journal file: every 
 epoch's value is on disk before the search goes on.
 """
 
+import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from okddip_search.errors import UserError
 from okddip_search.pruning import make_pruner
 from okddip_search.spec import SearchSpec
-from trainer.files import LockedError, exclusive_lock
+from trainer.files import LockedError, exclusive_lock, sync_folder
 from trainer.texts import shown
 
 logger = logging.getLogger(__name__)
@@ -108,15 +109,18 @@ def _open_journal(directory: Path, name: str, pruner: BasePruner) -> optuna.Stud
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / JOURNAL
     (directory / f"{JOURNAL}.lock").unlink(missing_ok=True)
-    cut_torn_line(path)
+    cut_torn_tail(path)
+    _require_not_lost(path)
     try:
-        return optuna.create_study(
+        study = optuna.create_study(
             storage=JournalStorage(JournalFileBackend(str(path))),
             study_name=name,
             direction="maximize",
             pruner=pruner,
             load_if_exists=True,
         )
+        sync_folder(directory)
+        return study
     except Exception as error:  # where a line is no record, Optuna raises whatever comes
         raise UserError(
             f"{path} is damaged: {shown(str(error) or type(error).__name__, 300)}",
@@ -140,9 +144,10 @@ def require_same_images(study: optuna.Study, fingerprint: str) -> None:
         )
 
 
-def cut_torn_line(path: Path) -> bool:
-    """Cut a journal back to its last whole line; what a driver wrote when it died is no decision.
+def cut_torn_tail(path: Path) -> bool:
+    """Cut a journal back to its last whole record; what was half on disk is no decision.
 
+    A killed driver leaves half a line; after a power cut, what was written last may be zeros.
     Optuna reads over a torn last line once, but appends to it, and can never read on from there.
 
     Returns:
@@ -152,12 +157,36 @@ def cut_torn_line(path: Path) -> bool:
         return False
     content = path.read_bytes()
     whole = content.rfind(b"\n") + 1
-    if whole == len(content):
-        return False
+    while whole and not _is_record(content[content.rfind(b"\n", 0, whole - 1) + 1 : whole]):
+        whole = content.rfind(b"\n", 0, whole - 1) + 1
+    if whole == len(content) or (whole == 0 and b"\n" in content):
+        return False  # all is well, or nothing is: that is no torn tail
     with open(path, "r+b") as file:
         file.truncate(whole)
-    logger.warning("%s: cut a half-written last line of %d bytes", path, len(content) - whole)
+    logger.warning("%s: cut a half-written tail of %d bytes", path, len(content) - whole)
     return True
+
+
+def _is_record(line: bytes) -> bool:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return False
+    return isinstance(record, dict) and "op_code" in record
+
+
+def _require_not_lost(journal: Path) -> None:
+    """Keep a study from being begun anew on top of the trials of one that is lost.
+
+    Raises:
+        UserError: The journal is empty, but trials were run.
+    """
+    is_empty = not journal.exists() or journal.stat().st_size == 0
+    if is_empty and any(journal.parent.glob("trials/*/state.json")):
+        raise UserError(
+            f"{journal} is empty, but there are trials beside it: its records are lost",
+            "Restore it from a copy, or start again under another --name.",
+        )
 
 
 def trials_in(study: optuna.Study, *states: TrialState) -> list[FrozenTrial]:

@@ -39,6 +39,7 @@ class OKDDipTrial(Trainable):  # type: ignore[misc]
         self._teachers_dir = Path(teachers_dir)
         self._data: Any = None
         self._run: Any = None
+        self._notes = _Notes()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take up another trial in the same process."""
@@ -95,6 +96,7 @@ class OKDDipTrial(Trainable):  # type: ignore[misc]
         return {
             "reports": [report.to_dict() for report in reports],
             "done": self._run.trainer.finished,
+            "notes": self._notes.taken(),
         }
 
     def cleanup(self) -> None:
@@ -107,6 +109,23 @@ class OKDDipTrial(Trainable):  # type: ignore[misc]
         self._run = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+class _Notes(logging.Handler):
+    """Keeps what the trainer warns of, for the driver to tell: a worker's own log is lost."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._lines: list[str] = []
+        logging.getLogger("trainer").addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.append(record.getMessage())
+
+    def taken(self) -> list[str]:
+        """Return what is new."""
+        lines, self._lines = self._lines, []
+        return lines
 
 
 def open_test_for(

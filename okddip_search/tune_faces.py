@@ -92,6 +92,8 @@ class StudyScheduler(Unsaved, FIFOScheduler):  # type: ignore[misc]
         self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]
     ) -> str:
         """Record the epochs and stop a pruned trial."""
+        for note in result.get("notes", ()):
+            logger.warning("trial %s: %s", trial.config["number"], note)
         stop = self._bridge.report(trial.config["number"], result["reports"])
         return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
 

@@ -1,10 +1,12 @@
 """The state of a run in one directory: safetensors and JSON, no pickle, committed atomically.
 
 ``state.json`` names the tensor file that belongs to it and is replaced last, in one step: whatever
-moment a process dies at, the directory holds one whole state, the newer or the one before.
+moment a process dies at, the directory holds one whole state, the newer or the one before. The one
+before is kept as ``state.previous.json``: what a disk has made of the newer one costs no run.
 """
 
 import json
+import logging
 import os
 import zlib
 from collections.abc import Mapping
@@ -14,13 +16,16 @@ from typing import Any, NamedTuple
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from trainer.files import read_json, write_atomically
+from trainer.files import read_json, replace_durably, write_atomically
 from trainer.texts import shown
 
+logger = logging.getLogger(__name__)
+
 FORMAT = 1
-STATES_AT_ONCE = 2
+STATES_AT_ONCE = 3
 """So many whole states lie in a directory while one is being replaced."""
 _COMMIT = "state.json"
+_PREVIOUS = "state.previous.json"
 _TENSORS = "state-*.safetensors"
 
 
@@ -58,10 +63,8 @@ def save_checkpoint(
     name = f"state-{tag:06d}.safetensors"
     temporary = directory / f".{name}.tmp"
     save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, temporary)
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
     size, checksum = _measure(temporary)
-    os.replace(temporary, directory / name)
+    replace_durably(temporary, directory / name)
     commit = {
         "format": FORMAT,
         "tensors": name,
@@ -69,12 +72,23 @@ def save_checkpoint(
         "tensor_crc32": checksum,
         **meta,
     }
+    if (directory / _COMMIT).exists():
+        write_atomically(directory / _PREVIOUS, (directory / _COMMIT).read_bytes())
     # Without indentation: that would take json's slow path, and the history is long.
     body = json.dumps(commit)
     write_atomically(directory / _COMMIT, f'{body[:-1]}, "crc32": {_checksum(body)}}}\n')
+    kept = {name, _tensors_of(directory / _PREVIOUS)}
     for old in directory.glob(_TENSORS):
-        if old.name != name:
+        if old.name not in kept:
             old.unlink(missing_ok=True)
+
+
+def drop_previous(directory: Path) -> None:
+    """Delete the state before the current one: a run that is done needs it no more."""
+    previous = _tensors_of(directory / _PREVIOUS)
+    (directory / _PREVIOUS).unlink(missing_ok=True)
+    if previous and previous != _tensors_of(directory / _COMMIT):
+        (directory / Path(previous).name).unlink(missing_ok=True)
 
 
 def drop_tensors(directory: Path) -> None:
@@ -85,21 +99,41 @@ def drop_tensors(directory: Path) -> None:
     Args:
         directory: Of the run; nothing happens where it holds no state.
     """
-    for pattern in (_TENSORS, f".{_TENSORS}.tmp"):
+    for pattern in (_TENSORS, f".{_TENSORS}.tmp", _PREVIOUS):
         for path in directory.glob(pattern):
             path.unlink(missing_ok=True)
+
+
+def _tensors_of(commit: Path) -> str:
+    """Return the name of a state's tensor file; empty where there is none."""
+    try:
+        return str(read_json(commit)["tensors"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ""
 
 
 def load_checkpoint(directory: Path) -> Checkpoint | None:
     """Read the current state, or None where none was ever committed.
 
+    A damaged state gives way to the one before it, which then is the current one.
+
     Raises:
         CheckpointError: The state was written by another version.
-        DamagedCheckpointError: The state is damaged.
+        DamagedCheckpointError: The state is damaged, and so is the one before or there is none.
     """
-    commit = directory / _COMMIT
-    if not commit.exists():
-        return None
+    commit, previous = directory / _COMMIT, directory / _PREVIOUS
+    if not previous.exists():
+        return _read(commit) if commit.exists() else None
+    try:
+        return _read(commit)
+    except DamagedCheckpointError as error:
+        found = _read(previous)
+        logger.warning("%s; going on from the state before it", error)
+        os.replace(previous, commit)
+        return found
+
+
+def _read(commit: Path) -> Checkpoint:
     try:
         meta = read_json(commit)
         version = meta.pop("format")
@@ -108,7 +142,7 @@ def load_checkpoint(directory: Path) -> Checkpoint | None:
         told = meta.pop("crc32", None)  # earlier versions wrote none
         if told is not None and told != _checksum(json.dumps({"format": version, **meta})):
             raise DamagedCheckpointError(f"{commit} is damaged: its checksum differs")
-        path = directory / Path(meta.pop("tensors")).name
+        path = commit.with_name(Path(meta.pop("tensors")).name)
         size, checksum = _measure(path)
         if size != meta.pop("tensor_bytes"):
             raise DamagedCheckpointError(f"{path} is cut short")

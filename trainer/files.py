@@ -23,11 +23,30 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Replace a file so that a reader, a crash or a power cut sees the old or the new one whole."""
     temporary = path.with_name(f".{path.name}.tmp")  # one writer at a time
     data = content.encode() if isinstance(content, str) else content
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
+    temporary.write_bytes(data)
+    replace_durably(temporary, path)
+
+
+def replace_durably(temporary: Path, path: Path) -> None:
+    """Give a finished file its name; after a power cut the name leads to all of it, or to the old.
+
+    Args:
+        temporary: In the folder of ``path``, closed.
+        path: What it is to be called.
+    """
+    with open(temporary, "rb") as file:
         os.fsync(file.fileno())
     os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on disk; ``fsync`` of a file does not promise that."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -53,11 +72,14 @@ def append_line(path: Path, line: str) -> None:
 
     A last line that a crash cut off stays as it is; the new one begins behind it.
     """
+    is_new = not path.exists()
     with open(path, "a+b") as file:
         torn = file.tell() > 0 and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n"
         file.write((b"\n" if torn else b"") + line.encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
+    if is_new:
+        sync_folder(path.parent)
 
 
 @contextlib.contextmanager

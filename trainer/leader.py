@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from trainer.config import ModelName
-from trainer.files import read_json, write_json
+from trainer.files import read_json, replace_durably, write_json
 from trainer.group import Network, single_network
 from trainer.models import build_architecture, check_size
 from trainer.registry import MODELS
@@ -80,7 +80,7 @@ def save_leader(directory: Path, network: nn.Module, info: LeaderInfo) -> None:
     weights = {k: t.detach().cpu().contiguous() for k, t in network.state_dict().items()}
     temporary = directory / f".{WEIGHTS}.tmp"
     save_file(weights, temporary)
-    temporary.replace(directory / WEIGHTS)
+    replace_durably(temporary, directory / WEIGHTS)
     write_json(directory / INFO, asdict(info))
 
 

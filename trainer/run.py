@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from trainer.checkpoint import DamagedCheckpointError
+from trainer.checkpoint import DamagedCheckpointError, drop_previous
 from trainer.config import ConfigError, TrainConfig
 from trainer.data import DevelopmentData
 from trainer.engine import WHERE_IT_RUNS, EpochReport, Trainer
@@ -102,6 +102,7 @@ class TrainingRun:
         """Write the leader and then ``result.json``, whose presence says that all is there."""
         self._save_leader()
         write_json(self.directory / RESULT, self.result())
+        drop_previous(self.directory)
 
     def result(self) -> dict[str, Any]:
         """Return the run's whole story in plain values."""

@@ -96,7 +96,7 @@ def test_a_space_that_changed_is_refused_on_resume(tmp_path):
     write_space(tmp_path, SPACE.replace("high: 0.3", "high: 0.2"))
     done = run("--space", "tiny.yaml", "--out", "out", "--resume", cwd=tmp_path)
     assert done.returncode == 2
-    assert "search has changed" in done.stderr
+    assert "search.lr.high was 0.3, is 0.2 now" in done.stderr
 
 
 def test_an_impossible_directory_is_told_without_a_traceback(tmp_path):

@@ -1,12 +1,10 @@
 """Killed, stopped and resumed searches: nothing that was reported is lost or done twice."""
 
 import os
-import re
 import signal
 import subprocess
 from pathlib import Path
 
-import pytest
 from optuna.trial import TrialState
 from search_helpers import (
     assert_consistent,
@@ -77,23 +75,6 @@ def test_a_killed_one_at_a_time_search_ends_as_the_unbroken_one(tmp_path):
     assert recorded_curves(tmp_path / "broken") == recorded_curves(tmp_path / "straight")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_cleanly_and_says_how_to_go_on(tmp_path, number):
-    directory = tmp_path / NAME
-    driver = start("--space", write_space(tmp_path), "--out", NAME, cwd=tmp_path)
-    wait_until(lambda: epochs_recorded(directory) >= 5)
-    os.killpg(driver.pid, number)  # a terminal sends Ctrl-C to the whole group
-    output, _ = driver.communicate(timeout=60)
-    assert driver.returncode == 130, output
-    assert f"okddip-search --resume --out {NAME}" in output
-    assert "Traceback" not in output
-    wait_until(lambda: not alive_workers(directory), timeout=10)
-
-    done = run("--resume", "--out", NAME, cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert len(assert_consistent(directory).trials) == 8
-
-
 def test_a_killed_worker_goes_on_from_its_checkpoint(tmp_path):
     directory = tmp_path / NAME
     driver = start(
@@ -106,18 +87,6 @@ def test_a_killed_worker_goes_on_from_its_checkpoint(tmp_path):
     assert driver.returncode == 0, output
     study = assert_consistent(directory)
     assert [t.state for t in study.trials] == [TrialState.COMPLETE] * 3
-
-
-def test_a_second_driver_is_refused_while_one_is_at_work(tmp_path):
-    driver = start("--space", write_space(tmp_path), "--out", NAME, cwd=tmp_path)
-    try:
-        wait_until(lambda: epochs_recorded(tmp_path / NAME) >= 1)
-        second = run("--resume", "--out", NAME, cwd=tmp_path)
-        assert second.returncode == 2
-        assert re.search(rf"at work in {NAME}.*{driver.pid}", second.stderr), second.stderr
-    finally:
-        os.killpg(driver.pid, signal.SIGKILL)
-        driver.wait()
 
 
 def test_a_trial_that_fails_is_recorded_with_its_reason_and_the_search_goes_on(tmp_path):
@@ -134,19 +103,6 @@ def test_a_trial_that_fails_is_recorded_with_its_reason_and_the_search_goes_on(t
     assert "loss is" in failed.user_attrs["okddip:reason"]
     assert "loss is" in done.stdout
     assert sum(t.state is not TrialState.FAIL for t in study.trials) == 3
-
-
-def test_a_torn_last_line_of_the_journal_is_cut_and_told(tmp_path):
-    space = write_space(tmp_path)
-    first = run("--space", space, "--out", NAME, "--trials", 2, cwd=tmp_path)
-    assert first.returncode == 0, first.stdout + first.stderr
-    journal = tmp_path / NAME / "study.journal"
-    with open(journal, "ab") as file:
-        file.write(b'{"op_code": 6, "trial_id": 1, "st')
-    done = run("--resume", "--out", NAME, "--trials", 3, cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "half-written" in (tmp_path / NAME / "search.log").read_text()
-    assert len(assert_consistent(tmp_path / NAME).trials) == 3
 
 
 def test_no_process_is_left_behind(tmp_path):

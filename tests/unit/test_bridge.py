@@ -13,7 +13,7 @@ from okddip_search.settings import ObjectiveSettings
 from okddip_search.space import load_space
 from okddip_search.study import (
     JOURNAL,
-    cut_torn_line,
+    cut_torn_tail,
     open_fixed_study,
     open_study,
     require_same_images,
@@ -337,10 +337,10 @@ def test_a_torn_last_line_is_cut_and_a_whole_journal_is_left_alone(make, tmp_pat
     run_trial(bridge, RISING)
     journal = tmp_path / JOURNAL
     whole = journal.read_bytes()
-    assert not cut_torn_line(journal)
+    assert not cut_torn_tail(journal)
     for torn in (b"{", b'{"op_code": 4', b'{"op_code": 4}'):
         journal.write_bytes(whole + torn)
-        assert cut_torn_line(journal)
+        assert cut_torn_tail(journal)
         assert journal.read_bytes() == whole
 
 
