@@ -1,5 +1,6 @@
 """The command ``okddip-search``: flags and words only; each command calls one function."""
 
+import io
 import logging
 import os
 import shlex
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from okddip_search.console import echo
 from okddip_search.contenders import prepared_data
 from okddip_search.errors import UserError
 from okddip_search.export import FORMATS
 from okddip_search.export import export as run_export
+from okddip_search.masking import masked
 from okddip_search.space import SearchSpec, bundled_spaces, load_space, summary_of
 from trainer.__main__ import main as train
 
@@ -203,7 +206,7 @@ def report(directory: Path) -> None:
     """Write report.html and report.json of the search in DIR, finished or not."""
     from okddip_search.report import write_report
 
-    click.echo(f"wrote {write_report(directory)}")
+    echo(f"wrote {write_report(directory)}")
 
 
 @cli.command()
@@ -216,7 +219,7 @@ def export(directory: Path, output: Path | None, form: str) -> None:
     yaml: its configuration; weights: safetensors and JSON; pt2, onnx: the network, ready to run.
     """
     path, words = run_export(directory, form, output)
-    click.echo(f"wrote {path} ({words})")
+    echo(f"wrote {path} ({words})")
 
 
 @cli.command()
@@ -228,7 +231,7 @@ def ui(context: click.Context, directory: Path, port: int | None, host: str) -> 
     """Show the search in DIR in MLflow's user interface."""
     from okddip_search.ui import serve_ui
 
-    context.exit(serve_ui(directory, host=host, port=port))
+    context.exit(serve_ui(directory, host=host, port=port, echo=echo))
 
 
 @cli.command()
@@ -239,14 +242,14 @@ def sync(directory: Path, tracking_uri: str | None) -> None:
     from okddip_search.tracking import sync as run_sync
 
     delivered = run_sync(directory, tracking_uri)
-    click.echo(f"delivered {delivered} records; MLflow is up to date")
+    echo(f"delivered {delivered} records; MLflow is up to date")
 
 
 @cli.command()
 def spaces() -> None:
     """List the bundled spaces."""
     for name, path in bundled_spaces().items():
-        click.echo(f"{name:<22} {summary_of(path)}")
+        echo(f"{name:<22} {summary_of(path)}")
 
 
 @cli.command()
@@ -292,10 +295,12 @@ def _run() -> int:
     try:
         return cli.main(standalone_mode=False) or 0
     except (UserError, OSError) as error:
-        click.echo(f"Error: {error}", err=True)
+        echo(f"Error: {masked(str(error))}", err=True)
         return 2
     except click.ClickException as error:
-        error.show()
+        usage = io.StringIO()
+        error.show(usage)
+        echo(usage.getvalue().rstrip(), err=True)
         return error.exit_code
     except click.Abort:
         return 130

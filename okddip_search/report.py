@@ -4,6 +4,7 @@ Data flows one way: files → ``report_sources`` → ``report_data`` (``report.j
 page. It only reads the search, so it serves a running or a killed one as well.
 """
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -68,6 +69,7 @@ def render(data: Mapping[str, Any]) -> str:
         charts={name: asdict(chart) for name, chart in charts.items()},
         figures=figures,
         plotly_js=get_plotlyjs(),
+        nonce=secrets.token_urlsafe(16),  # a script in a stranger's text would not run
     )
 
 

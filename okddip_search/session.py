@@ -21,22 +21,22 @@ import optuna
 from ray import tune
 from ray.tune.stopper import Stopper
 from rich.console import Console
-from rich.markup import escape
 
 from okddip_search.agenda import Agenda
 from okddip_search.bridge import StudyBridge, StudyScheduler, StudySearcher, Unsaved
-from okddip_search.cluster import call_in_worker, ray_cluster
+from okddip_search.cluster import call_in_worker, new_scratch, ray_cluster
 from okddip_search.console import SearchConsole, noise_to
 from okddip_search.errors import UserError
 from okddip_search.events import Listener
 from okddip_search.export import TRIALS
+from okddip_search.masking import MaskedFormatter, masked
 from okddip_search.report import write_report
 from okddip_search.resources import Allotment, Node, allot
 from okddip_search.spec import SearchSpec
 from okddip_search.speed import Speed, find_speed
 from okddip_search.stopping import StopSwitch
 from okddip_search.study import sole_driver
-from okddip_search.tracking import Tracker, masked, target_of, usual_uri
+from okddip_search.tracking import Tracker, target_of, usual_uri
 from okddip_search.tracking_stage import Stage
 from okddip_search.trial import OKDDipTrial
 from trainer.data import DataError, DevelopmentData, load_development_data
@@ -102,7 +102,7 @@ class Session:
 
     def say(self, message: str) -> None:
         """Print a line, above the table if one is drawn."""
-        self.terminal.print(escape(message), soft_wrap=True)
+        self.terminal.print(message, soft_wrap=True)
 
     @property
     def common(self) -> dict[str, Any]:
@@ -151,7 +151,7 @@ class Session:
             tune.with_parameters(OKDDipTrial, arrays=data.to_arrays(), **folders),
             {"cpu": allotment.cpus_per_trial, "gpu": allotment.gpus_per_trial},
         )
-        scratch = home / ".tune"  # Tune's own records; the study is the truth
+        scratch = new_scratch(home)  # Tune's own records; the study is the truth
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
@@ -242,7 +242,7 @@ def open_session(request: Request, how_to_go_on: str) -> Iterator[Session]:
         sole_driver(directory),
         noise_to(directory / "search.log") as terminal,
         _quiet_libraries(),
-        StopSwitch(lambda line: terminal.print(escape(line), soft_wrap=True), how_to_go_on) as stop,
+        StopSwitch(lambda line: terminal.print(line, soft_wrap=True), how_to_go_on) as stop,
     ):
         uri = request.tracking_uri
         if uri is None and request.resume:
@@ -254,9 +254,7 @@ def open_session(request: Request, how_to_go_on: str) -> Iterator[Session]:
             spec, allotment, speed = _settle(request, nodes, data)
             write_atomically(directory / SPEC, request.spec.to_yaml())
             home = directory.resolve()
-            tracker = Tracker(
-                home, uri, spec.name, on_trouble=lambda text: terminal.print(escape(text))
-            )
+            tracker = Tracker(home, uri, spec.name, on_trouble=lambda text: terminal.print(text))
             session = Session(request, spec, home, terminal, data, allotment, tracker, stop)
             session.say(allotment.words)
             if speed.words:
@@ -344,9 +342,9 @@ class _WhenInterrupted(Unsaved, Stopper):  # type: ignore[misc]
 @contextmanager
 def _quiet_libraries() -> Iterator[None]:
     """Send what libraries have to say through logging, which goes to ``search.log``."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", force=True
-    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(MaskedFormatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     optuna.logging.disable_default_handler()
     optuna.logging.enable_propagation()
