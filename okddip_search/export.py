@@ -180,9 +180,12 @@ def export(directory: Path, form: str, output: Path | None) -> tuple[Path, str]:
 
 
 def _convert(leader_dir: Path, form: str, target: Path) -> None:
-    from trainer.leader import export_onnx, export_pt2, load_leader
+    from trainer.leader import DamagedLeaderError, export_onnx, export_pt2, load_leader
 
-    leader = load_leader(leader_dir)
+    try:
+        leader = load_leader(leader_dir)
+    except DamagedLeaderError as error:
+        raise UserError(str(error), "Restore it from a copy.") from None
     if form == "pt2":
         export_pt2(leader, target)
         return

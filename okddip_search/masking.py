@@ -6,8 +6,8 @@ import re
 
 _LOGIN = re.compile(r"//\S+@")
 _QUERY = re.compile(
-    r"([?&;][\w.-]*(?:token|passw(?:or)?d|passphrase|pwd|secret|credential|signature|\bsig"
-    r"|api_?key|access_?key|auth)[\w.-]*=)[^\s&;#'\"]+",
+    r"([?&;][\w.-]*?(?:token|passw(?:or)?d|passphrase|pwd|secret|credential|signature|\bsig"
+    r"|api_?key|access_?key|auth)=)[^\s&;#'\"]+",
     re.IGNORECASE,
 )
 _VARIABLES = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "RAY_AUTH_TOKEN")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -22,6 +23,10 @@ WEIGHTS = "leader.safetensors"
 INFO = "leader.json"
 WARM_UP = 5
 """Calls that are not timed: the first ones choose kernels and fill caches."""
+
+
+class DamagedLeaderError(ValueError):
+    """What should be a leader cannot be read as one."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +88,13 @@ def load_info(directory: Path) -> LeaderInfo:
 
     Raises:
         FileNotFoundError: There is no leader in the directory.
+        DamagedLeaderError: It is no JSON, or not a leader's.
     """
-    return LeaderInfo(**json.loads((directory / INFO).read_text(encoding="utf-8")))
+    content = (directory / INFO).read_bytes()
+    try:
+        return LeaderInfo(**json.loads(content.decode()))
+    except (ValueError, TypeError) as error:
+        raise DamagedLeaderError(f"{directory / INFO} is not a leader's: {error}") from error
 
 
 def load_leader(directory: Path) -> Leader:
@@ -92,6 +102,7 @@ def load_leader(directory: Path) -> Leader:
 
     Raises:
         FileNotFoundError: There is no leader in the directory.
+        DamagedLeaderError: Its files are not a leader's.
     """
     info = load_info(directory)
     architecture = build_architecture(
@@ -101,7 +112,11 @@ def load_leader(directory: Path) -> Leader:
         width=info.width,
     )
     network = single_network(architecture)
-    network.load_state_dict(load_file(directory / WEIGHTS))
+    try:
+        network.load_state_dict(load_file(directory / WEIGHTS))
+    except (SafetensorError, RuntimeError) as error:  # no safetensors, or another network's
+        text = f"{directory / WEIGHTS} is not the leader's: {error}"
+        raise DamagedLeaderError(text) from error
     return Leader(network.eval(), info)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from trainer.config import ConfigError
 from trainer.data import DevelopmentData
 from trainer.group import GroupOutput, PeerGroup
-from trainer.leader import load_leader
+from trainer.leader import DamagedLeaderError, load_leader
 from trainer.methods.base import Batch, Method, distillation
 
 
@@ -21,6 +21,8 @@ class Teacher(nn.Module):
             leader = load_leader(leader_dir)
         except FileNotFoundError:
             raise ConfigError([(("teacher",), f"{leader_dir} holds no leader")]) from None
+        except DamagedLeaderError as error:
+            raise ConfigError([(("teacher",), str(error))]) from None
         if list(leader.info.class_names) != list(data.train.class_names):
             text = f"{leader_dir} was trained on other classes than {data.train.class_names[:5]}…"
             raise ConfigError([(("teacher",), text)])
