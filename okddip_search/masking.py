@@ -1,8 +1,10 @@
 """Secrets kept out of everything that is written or shown."""
 
+import base64
 import logging
 import os
 import re
+from collections.abc import Iterator
 
 _LOGIN = re.compile(r"//\S+@")
 _QUERY = re.compile(
@@ -22,11 +24,17 @@ def masked(text: str) -> str:
     Those are ``user:password@``, parameters such as ``?token=``, and what the environment holds for
     MLflow and Ray.
     """
-    for name in _VARIABLES:
-        secret = os.environ.get(name, "")
+    for secret in _secrets():
         if len(secret) >= _SHORTEST:
             text = text.replace(secret, MASK)
     return _QUERY.sub(rf"\1{MASK}", _LOGIN.sub(f"//{MASK}@", text))
+
+
+def _secrets() -> Iterator[str]:
+    yield from (os.environ.get(name, "") for name in _VARIABLES)
+    if password := os.environ.get("MLFLOW_TRACKING_PASSWORD"):
+        login = f"{os.environ.get('MLFLOW_TRACKING_USERNAME', '')}:{password}"
+        yield base64.b64encode(login.encode()).decode()  # as it stands in a request's header
 
 
 class MaskedFormatter(logging.Formatter):

@@ -374,6 +374,8 @@ class TestSecrets:
         monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "abcdef99")
         monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)
         assert masked(f"401: hunter22, Bearer abcdef99, {'0' * 64}") == "401: ***, Bearer ***, ***"
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
+        assert masked("Basic bWU6aHVudGVyMjI=") == "Basic ***"
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "a")
         assert masked("a word") == "a word"
 
