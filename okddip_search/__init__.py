@@ -20,3 +20,6 @@ _SETTINGS = {
 }
 for _name, _value in _SETTINGS.items():
     os.environ.setdefault(_name, _value)
+
+# Nothing that the driver, its workers or their libraries write is for strangers to change.
+os.umask(os.umask(0o077) | 0o002)

@@ -1,6 +1,7 @@
 """The command ``okddip-search``: flags and words only; each command calls one function."""
 
 import errno
+import io
 import logging
 import os
 import shlex
@@ -11,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from okddip_search.console import echo
 from okddip_search.errors import UserError
 from okddip_search.export import FORMATS
 from okddip_search.export import export as run_export
+from okddip_search.masking import masked
 from okddip_search.resumed import left_as_it_was, require_unchanged
 from okddip_search.space import SearchSpec, bundled_spaces, load_space, summary_of
 from okddip_search.stopping import STOPPED, quit_on_signals
@@ -206,7 +209,7 @@ def report(directory: Path) -> None:
     """Write report.html and report.json of the search in DIR, finished or not."""
     from okddip_search.report import write_report
 
-    click.echo(f"wrote {write_report(directory)}")
+    echo(f"wrote {write_report(directory)}")
 
 
 @cli.command()
@@ -219,7 +222,7 @@ def export(directory: Path, output: Path | None, form: str) -> None:
     yaml: its configuration; weights: safetensors and JSON; pt2, onnx: the network, ready to run.
     """
     path, words = run_export(directory, form, output)
-    click.echo(f"wrote {path} ({words})")
+    echo(f"wrote {path} ({words})")
 
 
 @cli.command()
@@ -231,7 +234,7 @@ def ui(context: click.Context, directory: Path, port: int | None, host: str) -> 
     """Show the search in DIR in MLflow's user interface."""
     from okddip_search.ui import serve_ui
 
-    context.exit(serve_ui(directory, host=host, port=port))
+    context.exit(serve_ui(directory, host=host, port=port, echo=echo))
 
 
 @cli.command()
@@ -242,14 +245,14 @@ def sync(directory: Path, tracking_uri: str | None) -> None:
     from okddip_search.tracking import sync as run_sync
 
     delivered = run_sync(directory, tracking_uri)
-    click.echo(f"delivered {delivered} records; MLflow is up to date")
+    echo(f"delivered {delivered} records; MLflow is up to date")
 
 
 @cli.command()
 def spaces() -> None:
     """List the bundled spaces."""
     for name, path in bundled_spaces().items():
-        click.echo(f"{name:<22} {summary_of(path)}")
+        echo(f"{name:<22} {summary_of(path)}")
 
 
 @cli.command()
@@ -295,15 +298,17 @@ def _run() -> int:
     try:
         return cli.main(standalone_mode=False) or 0
     except UserError as error:
-        click.echo(f"Error: {error}", err=True)
+        echo(f"Error: {masked(str(error))}", err=True)
         return 2
     except OSError as error:
-        click.echo(f"Error: {error}", err=True)
+        echo(f"Error: {masked(str(error))}", err=True)
         if error.errno in REMEDIES:
-            click.echo(REMEDIES[error.errno], err=True)
+            echo(REMEDIES[error.errno], err=True)
         return 2
     except click.ClickException as error:
-        error.show()
+        usage = io.StringIO()
+        error.show(usage)
+        echo(usage.getvalue().rstrip(), err=True)
         return error.exit_code
     except click.Abort:
         return STOPPED

@@ -1,6 +1,7 @@
 """Ray, private on this machine or a cluster that is there already: up, shared out, down."""
 
 import os
+import secrets
 import shutil
 import signal
 import stat
@@ -79,14 +80,17 @@ def ray_cluster(
         tempfile.TemporaryDirectory(prefix=PREFIX, dir=place, ignore_cleanup_errors=True) as short,
         exclusive_lock(Path(short, OWNER)),
     ):
-        with _signals_blocked():
+        # In the environment of our processes alone: Ray's own file is readable by everybody.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        with _signals_blocked(), _on_loopback():
             ray.init(
                 address="local",
                 num_cpus=allotment.cpus,
                 num_gpus=allotment.gpus,
                 include_dashboard=False,
                 log_to_driver=False,
-                _temp_dir=short,
+                # Ray opens it to everybody, sockets and all; the folder around it is ours alone.
+                _temp_dir=f"{short}/ray",
             )
         try:
             with _raylet_watched(Path(short), say):
@@ -178,6 +182,28 @@ def _shut_down() -> None:
         for daemon in node.all_processes.get(name, ()) if node else ():
             daemon.process.kill()
     ray.shutdown()
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Let the private Ray listen on 127.0.0.1 alone, as it does on macOS and Windows."""
+    constants = ray._private.ray_constants
+    before = constants.ENABLE_RAY_CLUSTER
+    constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
+
+
+def new_scratch(home: Path) -> Path:
+    """Make an empty folder for Tune, which unpickles what it finds in its folder.
+
+    It is nobody else's (mode 0700). What killed drivers have left is removed.
+    """
+    for left in home.glob(".tune*"):
+        shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=".tune-", dir=home))
 
 
 @contextmanager

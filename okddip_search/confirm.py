@@ -37,6 +37,7 @@ from okddip_search.findings import (
     leader_name,
     rivals_of,
 )
+from okddip_search.masking import masked
 from okddip_search.result import print_findings, spread
 from okddip_search.retrain import retrained
 from okddip_search.sealed import (
@@ -58,7 +59,6 @@ from okddip_search.study import (
     runs_with,
     trials_in,
 )
-from okddip_search.tracking import masked
 from okddip_search.trial import measure_leaders
 from okddip_search.tuned import tune_rivals, tuning_seconds
 from trainer.files import read_json, write_json

@@ -3,27 +3,48 @@
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console, Group
+import click
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from okddip_search.events import TrialEnd
+from trainer.texts import visible
 
 REFRESH_PER_S = 2
 PLAIN_WIDTH = 160
 """Columns where there is no terminal to ask."""
 
 
+def echo(text: str, *, err: bool = False) -> None:
+    """Print a line that may quote strangers (``visible``)."""
+    click.echo(visible(text), err=err)
+
+
 class Terminal(Console):
-    """A console whose reader may go away (``| head``, a lost connection): the search goes on."""
+    """A console that obeys nothing in what it prints, whoever that is quoted from.
+
+    Its reader may go away (``| head``, a lost connection): the search goes on.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        """Take rich's options; brackets and colons in a text stay as they are."""
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Make all text visible; what rich itself tells the terminal is no text."""
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else visible(text), style, control)
 
     def on_broken_pipe(self) -> None:
         """Fall silent; rich would exit."""
@@ -45,7 +66,7 @@ def noise_to(log: Path) -> Iterator[Console]:
         os.dup2(file.fileno(), 2)
         try:
             width = None if terminal.isatty() else PLAIN_WIDTH
-            yield Terminal(file=terminal, width=width, highlight=False)
+            yield Terminal(file=terminal, width=width)
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -139,7 +160,7 @@ class SearchConsole:
 
     def say(self, message: str) -> None:
         """Print a line above the table."""
-        self._console.print(escape(message), soft_wrap=True)
+        self._console.print(message, soft_wrap=True)
 
     def trial_started(self, number: int, params: Mapping[str, Any], resumed: bool) -> None:
         """Show the trial as running."""
@@ -206,5 +227,5 @@ class SearchConsole:
                     percent(report["ensemble_accuracy"]),
                     f"{report['images_per_s']:,.0f}",
                 ]
-            table.add_row(str(number), *cells, escape(params_text(params)))
+            table.add_row(str(number), *cells, params_text(params))
         return table

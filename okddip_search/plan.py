@@ -2,17 +2,17 @@
 
 from pathlib import Path
 
-import click
 import optuna
 
-from okddip_search.console import duration, params_text
+from okddip_search.console import duration, echo, params_text
 from okddip_search.disk import estimate_disk, most_runs
+from okddip_search.masking import masked
 from okddip_search.resources import Node, allot, count_cpus, count_gpus
 from okddip_search.sampling import make_sampler
 from okddip_search.settings import ConfirmSettings
 from okddip_search.spec import SearchSpec
 from okddip_search.speed import left_to_timing, load_speed
-from okddip_search.tracking import masked, store_uri
+from okddip_search.tracking import store_uri
 
 SAMPLES = 3
 
@@ -27,28 +27,28 @@ def explain_search(
     """
     allotment = allot(spec.resources, [Node(count_cpus(), count_gpus())], asked_gpus=gpus)
     study = spec.study
-    click.echo(spec.to_yaml())
-    click.echo("# Budget")
-    click.echo(
+    echo(spec.to_yaml())
+    echo("# Budget")
+    echo(
         f"{study.trials} finished trials of at most {spec.max_epochs} epochs "
         f"({study.trials * spec.max_epochs:,} epochs if none is pruned)"
     )
     if study.timeout is not None:
-        click.echo(f"no trial starts after {duration(study.timeout)}")
-    click.echo("\n# Resources")
-    click.echo(allotment.words)
-    click.echo(_timing(spec, directory))
-    click.echo("\n# First trials")
+        echo(f"no trial starts after {duration(study.timeout)}")
+    echo("\n# Resources")
+    echo(allotment.words)
+    echo(_timing(spec, directory))
+    echo("\n# First trials")
     for number, params in enumerate(first_params(spec)):
         source = "enqueued" if number < len(spec.enqueue) else study.sampler.type
-        click.echo(f"trial {number} ({source}): {params_text(params)}")
+        echo(f"trial {number} ({source}): {params_text(params)}")
     if spec.confirm is not None:
-        click.echo("\n# Confirmation, when the search is over")
-        click.echo(_confirmation(spec.confirm))
-    click.echo("\n# Disk")
+        echo("\n# Confirmation, when the search is over")
+        echo(_confirmation(spec.confirm))
+    echo("\n# Disk")
     disk = estimate_disk(spec, allotment.slots, own_store=tracking_uri is None)
-    click.echo(disk.words if disk else "unknown: the networks could not be counted")
-    click.echo("\n# Would write")
+    echo(disk.words if disk else "unknown: the networks could not be counted")
+    echo("\n# Would write")
     for name, what in (
         ("spec.yaml", "this space"),
         *([("speed.json", "what is timed before the first trial")] if left_to_timing(spec) else []),
@@ -65,8 +65,8 @@ def explain_search(
         ("tracking.jsonl", "what MLflow is told"),
         ("search.log", "what the libraries have to say"),
     ):
-        click.echo(f"{directory}/{name:<16} {what}")
-    click.echo(f"MLflow: {masked(tracking_uri or store_uri(directory))}")
+        echo(f"{directory}/{name:<16} {what}")
+    echo(f"MLflow: {masked(tracking_uri or store_uri(directory))}")
 
 
 def _timing(spec: SearchSpec, directory: Path) -> str:

@@ -20,12 +20,13 @@ import yaml
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
+from okddip_search.masking import masked
 from okddip_search.pruning import PRUNE_FROM, RAMP_WEIGHT
 from okddip_search.report_confirm_data import cost, failed_runs, noise_floor, winners_curse
 from okddip_search.report_sources import Sources
 from okddip_search.study import FINGERPRINT, PAPER_KEY, REASON
-from okddip_search.tracking_store import masked
 from trainer.config import TrainConfig
+from trainer.texts import visible
 
 FORMAT = 1
 ATTENTION_FRAMES = 8
@@ -78,14 +79,14 @@ def collect(sources: Sources) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Make a value fit for JSON and for strangers: finite, without passwords."""
+    """Make a value fit for JSON and for strangers: finite, without passwords, all of it seen."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {_plain(str(key)): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    return masked(value) if isinstance(value, str) else value
+    return visible(masked(value)) if isinstance(value, str) else value
 
 
 def _trial(sources: Sources, trial: FrozenTrial) -> dict[str, Any]:

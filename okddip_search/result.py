@@ -7,7 +7,6 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from okddip_search.bridge import StudyBridge
@@ -48,9 +47,9 @@ def print_result(
         f"{counts[TrialState.FAIL]} failed"
     )
     for trial in trials_in(study, TrialState.FAIL):
-        console.print(f"trial {trial.number} failed: {escape(trial.user_attrs.get(REASON, ''))}")
+        console.print(f"trial {trial.number} failed: {trial.user_attrs.get(REASON, '')}")
     if bridge.abort_reason:
-        console.print(f"Given up: {escape(bridge.abort_reason)}", style="red")
+        console.print(f"Given up: {bridge.abort_reason}", style="red")
     best = best_trial(study)
     if best is None:
         console.print("No trial was completed, so there is no winner.")
@@ -88,7 +87,7 @@ def _table(trials: list[FrozenTrial], spec: SearchSpec) -> Table:
             trial.state.name,
             percent(trial.value),
             str(epochs),
-            *(escape(value_text(trial.params.get(name, "–"))) for name in spec.search),
+            *(value_text(trial.params.get(name, "–")) for name in spec.search),
         )
     return table
 
@@ -102,7 +101,7 @@ def _print_winner(
 ) -> None:
     console.print(
         f"Best: trial {best.number}, leader's validation accuracy {percent(best.value)} "
-        f"({spec.objective.words})\n  {escape(params_text(best.params))}"
+        f"({spec.objective.words})\n  {params_text(best.params)}"
     )
     if paper is None or paper.value is None:
         return
@@ -146,8 +145,8 @@ def print_findings(console: Console, found: Mapping[str, Any], directory: Path) 
     for contender in found["contenders"]:
         for run in contender["runs"]:
             if run["state"] == "failed":
-                console.print(f"{escape(contender['label'])}, seed {run['seed']} failed: "
-                              f"{escape(run['reason'])}")  # fmt: skip
+                console.print(f"{contender['label']}, seed {run['seed']} failed: "
+                              f"{run['reason']}")  # fmt: skip
     if any(_is_clear_alone(comparison) for comparison in found["comparisons"]):
         console.print(
             "An interval is that of one rival alone; what the winner is was corrected for all of "
@@ -160,7 +159,7 @@ def print_findings(console: Console, found: Mapping[str, Any], directory: Path) 
     )
     if floor is not None:
         console.print(
-            f"Noise: one setting ({escape(floor['contender'])}) over {floor['n']} seeds has a "
+            f"Noise: one setting ({floor['contender']}) over {floor['n']} seeds has a "
             f"standard deviation of {100 * floor['sd']:.2f} points on the test set"
         )
     openings = len(found["openings"])
@@ -175,11 +174,11 @@ def print_findings(console: Console, found: Mapping[str, Any], directory: Path) 
     final = "retrained on train + validation" if found["retrained"] else f"seed {leader['seed']}"
     console.print(
         f"Next:  okddip-search export {directory} --output best.yaml   "
-        f"({escape(found['winner'])}, {final})\n"
+        f"({found['winner']}, {final})\n"
         f"       open {directory}/report.html"
     )
     if found["verdict"] is not None:
-        console.print(f"Verdict: {escape(found['verdict']['sentence'])}", style="bold")
+        console.print(f"Verdict: {found['verdict']['sentence']}", style="bold")
 
 
 def _findings_table(found: Mapping[str, Any]) -> Table:
@@ -201,7 +200,7 @@ def _findings_table(found: Mapping[str, Any]) -> Table:
         is_winner = label == found["winner"]
         seconds, size = cost["training_s_per_run"], cost["leader_parameters"]
         table.add_row(
-            escape(label),
+            label,
             contender["method"],
             spread(contender["validation"]),
             spread(contender["test"]),

@@ -6,8 +6,8 @@ from pathlib import Path
 import ray
 
 from okddip_search.errors import UserError
+from okddip_search.masking import masked
 from okddip_search.session import Session
-from okddip_search.tracking import masked
 from okddip_search.trial import one_line, open_test_for
 from trainer.config import DataConfig
 from trainer.data import DataError

@@ -21,15 +21,15 @@ from typing import Any, ParamSpec, TypeVar
 import optuna
 from ray import tune
 from rich.console import Console
-from rich.markup import escape
 
 from okddip_search.agenda import Agenda
 from okddip_search.bridge import StudyBridge
-from okddip_search.cluster import call_in_worker, ray_cluster
+from okddip_search.cluster import call_in_worker, new_scratch, ray_cluster
 from okddip_search.console import SearchConsole, noise_to
 from okddip_search.errors import UserError
 from okddip_search.events import Listener
 from okddip_search.export import TRIALS
+from okddip_search.masking import MaskedFormatter, masked
 from okddip_search.report import write_report
 from okddip_search.resources import Allotment, Node, allot
 from okddip_search.retention import Retention, drop_teachers
@@ -37,7 +37,7 @@ from okddip_search.spec import SearchSpec
 from okddip_search.speed import Speed, find_speed
 from okddip_search.stopping import Stopped, StopSwitch
 from okddip_search.study import sole_driver
-from okddip_search.tracking import Tracker, masked, target_of, usual_uri
+from okddip_search.tracking import Tracker, target_of, usual_uri
 from okddip_search.tracking_stage import Stage
 from okddip_search.trial import OKDDipTrial
 from okddip_search.tune_faces import StudyScheduler, StudySearcher, WhenInterrupted
@@ -106,7 +106,7 @@ class Session:
 
     def say(self, message: str) -> None:
         """Print a line, above the table if one is drawn."""
-        self.terminal.print(escape(message), soft_wrap=True)
+        self.terminal.print(message, soft_wrap=True)
 
     @property
     def common(self) -> dict[str, Any]:
@@ -165,7 +165,7 @@ class Session:
             },
         )
         scheduler = StudyScheduler(bridge)
-        scratch = home / ".tune"  # Tune's own records; the study is the truth
+        scratch = new_scratch(home)  # Tune's own records; the study is the truth
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
@@ -265,7 +265,7 @@ def open_session(request: Request, how_to_go_on: str) -> Iterator[Session]:
     with (
         sole_driver(directory),
         noise_to(directory / "search.log") as terminal,
-        _quiet_libraries(lambda line: terminal.print(escape(line), soft_wrap=True)),
+        _quiet_libraries(lambda line: terminal.print(line, soft_wrap=True)),
         _stop_switch(terminal, how_to_go_on if request.resume else "the same command") as stop,
     ):
         uri = request.tracking_uri
@@ -281,9 +281,7 @@ def open_session(request: Request, how_to_go_on: str) -> Iterator[Session]:
             stop.how_to_go_on = how_to_go_on
             write_atomically(directory / SPEC, request.spec.to_yaml())
             home = directory.resolve()
-            tracker = Tracker(
-                home, uri, spec.name, on_trouble=lambda text: terminal.print(escape(text))
-            )
+            tracker = Tracker(home, uri, spec.name, on_trouble=lambda text: terminal.print(text))
             session = Session(request, spec, home, terminal, data, allotment, tracker, stop)
             session.say(allotment.words)
             if speed.words:
@@ -310,7 +308,7 @@ def _stop_switch(terminal: Console, how_to_go_on: str) -> Iterator[StopSwitch]:
     """Listen to signals, and say how to go on where one has ended everything."""
 
     def say(line: str) -> None:
-        terminal.print(escape(line), soft_wrap=True)
+        terminal.print(line, soft_wrap=True)
 
     with StopSwitch(say, how_to_go_on) as stop:
         try:
@@ -327,7 +325,7 @@ def _load_data(spec: SearchSpec, directory: Path, terminal: Console) -> Developm
         raise UserError(f"data: {error}") from None
     if data.left_out:
         left_out = f"{data.left_out} images cannot be decoded and are left out; their names: "
-        terminal.print(escape(f"{left_out}{directory}/corrupt-train.txt"), soft_wrap=True)
+        terminal.print(f"{left_out}{directory}/corrupt-train.txt", soft_wrap=True)
     return data
 
 
@@ -392,9 +390,9 @@ class _Teller(logging.Handler):
 @contextmanager
 def _quiet_libraries(say: Callable[[str], None]) -> Iterator[None]:
     """Send what libraries have to say to ``search.log``, and our own warnings to the user, too."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s", force=True
-    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(MaskedFormatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     optuna.logging.disable_default_handler()
     optuna.logging.enable_propagation()

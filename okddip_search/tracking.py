@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from okddip_search.masking import masked
 from okddip_search.tracking_journal import SEARCH, finite, param_texts, tag_texts
 from okddip_search.tracking_model import digest_of
 from okddip_search.tracking_record import Record, harmless
 from okddip_search.tracking_replay import Courier, sync, usual_uri
 from okddip_search.tracking_stage import Stage
-from okddip_search.tracking_store import masked, store_uri, target_of
+from okddip_search.tracking_store import store_uri, target_of
 
 __all__ = ["Stage", "Tracker", "masked", "store_uri", "sync", "target_of", "usual_uri"]
 

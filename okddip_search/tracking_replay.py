@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from okddip_search.errors import UserError
+from okddip_search.masking import MASK, masked
 from okddip_search.tracking_delivery import Delivery
 from okddip_search.tracking_journal import Journal, Position, Story, read
 from okddip_search.tracking_record import Record, log
@@ -13,7 +14,6 @@ from okddip_search.tracking_store import (
     JOURNAL,
     POSITION,
     Target,
-    masked,
     sole_deliverer,
     target_of,
 )
@@ -152,13 +152,14 @@ def usual_uri(search_dir: Path) -> str | None:
     """Return where the last driver of a search wrote, or None if there was none.
 
     Raises:
-        UserError: The address has a password, which is not kept in the search directory.
+        UserError: The address has a secret, which is not kept in the search directory.
     """
     store = Story.from_journal(search_dir / JOURNAL).store
-    if "***@" in store:
+    if MASK in store:
         raise UserError(
-            f"the password of {store} is not kept in the search directory",
-            "give the whole address again: --tracking-uri https://user:password@...",
+            f"the secret of {store} is not kept in the search directory",
+            "give the whole address again: --tracking-uri https://user:password@..., or keep the "
+            "secret out of it: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
         )
     return store or None
 

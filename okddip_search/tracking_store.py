@@ -5,7 +5,6 @@ Nothing here imports mlflow: a sqlite store is read and mended with the standard
 
 import contextlib
 import fcntl
-import re
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -14,14 +13,13 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from okddip_search.errors import UserError
+from okddip_search.masking import masked
 
 JOURNAL = "tracking.jsonl"
 POSITION = "tracking.offset"
 LOCK = "tracking.lock"
 DATABASE = "mlflow.db"
 ARTIFACTS = "mlartifacts"
-
-_SECRET = re.compile(r"//\S+@")
 
 # Every column of MLflow's schema that holds an absolute artifact address.
 _ADDRESS_COLUMNS = (
@@ -63,11 +61,6 @@ def store_uri(search_dir: Path) -> str:
 def artifact_uri(search_dir: Path) -> str:
     """Return where the search directory's own store keeps its artifacts."""
     return (search_dir / ARTIFACTS).absolute().as_uri()
-
-
-def masked(text: str) -> str:
-    """Hide ``user:password@`` in a URI, or in any text that quotes one."""
-    return _SECRET.sub("//***@", text)
 
 
 def target_of(search_dir: Path, tracking_uri: str | None) -> Target:

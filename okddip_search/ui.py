@@ -1,6 +1,7 @@
 """``okddip-search ui DIR``: MLflow's own pages over one search directory, on this machine only."""
 
 import contextlib
+import ipaddress
 import os
 import signal
 import socket
@@ -74,6 +75,8 @@ def serve_ui(
         if not stop.is_set():
             for line in _links(search_dir, address):
                 echo(line)
+            if not _is_loopback(host):
+                echo(f"Whoever can reach {host}:{port} can read and change all of it: no password.")
             echo("Ctrl-C ends it.")
         while server.poll() is None and not stop.wait(0.2):
             pass
@@ -129,6 +132,12 @@ def _is_free(host: str, port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def _is_loopback(host: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
 
 
 @contextlib.contextmanager

@@ -22,13 +22,14 @@ def main(config_path: Path, out_dir: Path | None, open_test: bool) -> None:
     from trainer.config import ConfigError
     from trainer.data import DataError
     from trainer.files import LockedError
+    from trainer.texts import visible
 
     out_dir = out_dir or Path("runs") / config_path.stem
     try:
         _train(config_path, out_dir, open_test)
     except (ConfigError, DataError, CheckpointError, LockedError, OSError) as error:
         place = "" if str(error).startswith(f"{config_path}:") else f"{config_path}: "
-        click.echo(f"Error: {place}{error}", err=True)
+        click.echo(visible(f"Error: {place}{error}"), err=True)
         sys.exit(2)
     except KeyboardInterrupt:
         click.echo(f"Stopped; the same command goes on from {out_dir}.", err=True)

@@ -11,6 +11,7 @@ import math
 import os
 import pickle
 import struct
+import tarfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainer.config import DataConfig, DatasetName
+from trainer.files import write_atomically
 from trainer.image_folder import list_image_folder, read_image_folder, told
 from trainer.images import DataError, ImageSet, Part, stratified_draw
 
@@ -118,8 +120,8 @@ def _fashion_mnist(config: DataConfig, part: Part, cache_dir: Path | None) -> Im
     if not found and config.download:
         from torchvision.datasets import FashionMNIST
 
-        mirrors = FashionMNIST.mirrors
-        _fetch([([m + name for m in mirrors], md5) for name, md5 in FashionMNIST.resources], home)
+        for name, md5 in FashionMNIST.resources:
+            _fetch([mirror + name for mirror in FashionMNIST.mirrors], md5, home)
         found = _find_idx(folders, names)
     if not found:
         raise _missing("Fashion-MNIST", names[0] + "[.gz]", folders)
@@ -173,7 +175,9 @@ def _cifar(config: DataConfig, part: Part, cache_dir: Path | None) -> ImageSet:
     """Read ``root/cifar-10-batches-py`` or ``root/cifar-100-python``: this part's files only."""
     root, needed, about = _cifar_files(config, part)
     if config.download and not all(path.is_file() for path, _ in needed):
-        _fetch([([about.url], about.tgz_md5)], root)
+        wanted = [name for name, _ in (*about.train_list, *about.test_list)]
+        archive = _fetch([about.url], about.tgz_md5, root)
+        _unpack(archive, about.base_folder, [*wanted, about.meta["filename"]], root)
     _require_files(config, root, [path for path, _ in needed])
     *batches, meta = [_read_verified_pickle(path, md5) for path, md5 in needed]
     labels = [label for batch in batches for label in batch.get("labels", batch.get("fine_labels"))]
@@ -239,23 +243,41 @@ def _missing(data_set: str, name: str, folders: Sequence[Path]) -> DataError:
     )
 
 
-def _fetch(archives: Sequence[tuple[Sequence[str], str]], folder: Path) -> None:
-    """Download archives, each from the first mirror that works, check their md5 and unpack."""
-    from torchvision.datasets.utils import download_and_extract_archive
+def _fetch(urls: Sequence[str], md5: str, folder: Path) -> Path:
+    """Download a file from the first mirror that works, unless it is there; check its md5."""
+    from torchvision.datasets.utils import download_url
 
-    for urls, md5 in archives:
-        failures = []
-        for url in urls:
-            try:
-                download_and_extract_archive(url, str(folder), md5=md5)
-                break
-            except (OSError, RuntimeError) as error:  # URLError is an OSError
-                failures.append(f"{url}: {error}")
-        else:
-            raise DataError(
-                f"download failed ({'; '.join(failures)}); check the network, "
-                f"or put the files into {folder} by hand"
-            )
+    failures = []
+    for url in urls:
+        name = url.rpartition("/")[2]
+        try:
+            download_url(url, str(folder), name, md5)
+            return folder / name
+        except (OSError, RuntimeError) as error:  # URLError is an OSError
+            failures.append(f"{url}: {error}")
+    raise DataError(
+        f"download failed ({'; '.join(failures)}); check the network, "
+        f"or put the files into {folder} by hand"
+    )
+
+
+def _unpack(archive: Path, inside: str, names: Sequence[str], root: Path) -> None:
+    """Copy the files ``inside/name`` of an archive to ``root/inside/name``, and nothing else.
+
+    Where a file goes is decided here alone: an archive can neither name another place nor make a
+    link, a device or a file that was not asked for.
+    """
+    (root / inside).mkdir(parents=True, exist_ok=True)
+    try:
+        with tarfile.open(archive) as tar:
+            for name in names:
+                member = tar.getmember(f"{inside}/{name}")
+                content = tar.extractfile(member) if member.isfile() else None
+                if content is None:
+                    raise DataError(f"{archive}: {inside}/{name} is no file; {_REPLACE}")
+                write_atomically(root / inside / name, content.read())
+    except (tarfile.TarError, OSError, EOFError, KeyError, zlib.error) as error:
+        raise DataError(f"cannot unpack {archive} ({error}); {_REPLACE}") from error
 
 
 _SOURCES: dict[DatasetName, Callable[[DataConfig, Part, Path | None], ImageSet]] = {

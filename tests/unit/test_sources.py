@@ -84,7 +84,7 @@ def no_network(monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("the network was touched")
 
-    monkeypatch.setattr("torchvision.datasets.utils.download_and_extract_archive", refuse)
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", refuse)
 
 
 @pytest.mark.parametrize("where", ["", "FashionMNIST/raw"])
@@ -123,13 +123,13 @@ def test_a_truncated_gzip_file_is_refused(tmp_path):
 def test_download_true_fetches_what_is_absent_and_only_then(tmp_path, monkeypatch):
     fetched = []
 
-    def fetch(url, folder, md5):
+    def fetch(url, folder, name, md5):
         fetched.append(url)
         if "mirror" in url:
             raise OSError("mirror is down")
         fashion_root(Path(folder))
 
-    monkeypatch.setattr("torchvision.datasets.utils.download_and_extract_archive", fetch)
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", fetch)
     mirrors = ["https://mirror.invalid/", "https://example.invalid/"]
     monkeypatch.setattr(torchvision_datasets.FashionMNIST, "mirrors", mirrors)
     config = DataConfig(name="fashion_mnist", root=str(tmp_path), download=True)
@@ -143,10 +143,10 @@ def test_download_true_fetches_what_is_absent_and_only_then(tmp_path, monkeypatc
 
 
 def test_a_failed_download_names_the_cause(tmp_path, monkeypatch):
-    def fail(url, folder, md5):
+    def fail(url, folder, name, md5):
         raise OSError("no route to host")
 
-    monkeypatch.setattr("torchvision.datasets.utils.download_and_extract_archive", fail)
+    monkeypatch.setattr("torchvision.datasets.utils.download_url", fail)
     config = DataConfig(name="cifar10", root=str(tmp_path), download=True)
     with pytest.raises(DataError, match="no route to host.*by hand"):
         load_development_data(config)
