@@ -238,7 +238,9 @@ def sync(directory: Path, tracking_uri: str | None) -> None:
     """Deliver to MLflow what a search in DIR could not deliver while it ran."""
     from okddip_search.tracking import sync as run_sync
 
-    delivered = run_sync(directory, tracking_uri)
+    delivered = run_sync(
+        directory, tracking_uri, on_trouble=lambda line: click.echo(line, err=True)
+    )
     click.echo(f"delivered {delivered} records; MLflow is up to date")
 
 

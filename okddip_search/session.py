@@ -37,6 +37,7 @@ from okddip_search.speed import Speed, find_speed
 from okddip_search.stopping import StopSwitch
 from okddip_search.study import sole_driver
 from okddip_search.tracking import Tracker, masked, target_of, usual_uri
+from okddip_search.tracking_restore import past_trials
 from okddip_search.tracking_stage import Stage
 from okddip_search.trial import OKDDipTrial
 from trainer.data import DataError, DevelopmentData, load_development_data
@@ -49,7 +50,7 @@ T = TypeVar("T")
 
 WORKER_DEATHS_FORGIVEN = 3
 """So often a trial goes on from its checkpoint after its process died (killed, out of memory)."""
-TRACKING_FLUSH_S = 30.0
+TRACKING_FLUSH_S = 20.0
 SPEC = "spec.yaml"
 
 
@@ -134,7 +135,8 @@ class Session:
         listeners = [listener for listener in (keeper, tracked, screen) if listener is not None]
         bridge = StudyBridge(study, agenda, self.allotment.slots, listeners)
         if tracked is not None:
-            tracked.catch_up(bridge.closed(), bridge.best())
+            trials = study.get_trials(deepcopy=False)
+            tracked.catch_up(past_trials(trials, agenda.params, home, agenda.objective))
         with self.switch.stops(bridge), screen:
             if not bridge.done:
                 self._tune(bridge, home, data or self.data)

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from okddip_search.errors import UserError
 
 JOURNAL = "tracking.jsonl"
+STUDY = "study.journal"  # as in `study`, which imports optuna
 POSITION = "tracking.offset"
 LOCK = "tracking.lock"
 DATABASE = "mlflow.db"

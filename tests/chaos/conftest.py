@@ -42,6 +42,4 @@ def pytest_terminal_summary(terminalreporter):
     terminalreporter.write_line("| fault | tries | survived | lost |")
     terminalreporter.write_line("|---|---|---|---|")
     for row in ROWS:
-        terminalreporter.write_line(
-            f"| {row.words} | {row.tries} | {row.survived} | {row.lost} |"
-        )
+        terminalreporter.write_line(f"| {row.words} | {row.tries} | {row.survived} | {row.lost} |")
