@@ -26,7 +26,7 @@ from okddip_search.setbacks import (
     Share,
 )
 from okddip_search.settings import ObjectiveSettings
-from okddip_search.study import DIED, OUT_OF_MEMORY, REASON, best_trial, trials_in
+from okddip_search.study import DIED, OUT_OF_MEMORY, REASON, best_trial, end_of, trials_in
 from trainer.config import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -184,13 +184,6 @@ class StudyBridge:
             return
         self._close(number, TrialState.COMPLETE)
 
-    def closed(self) -> list[tuple[TrialEnd, Mapping[str, Any]]]:
-        """Return how every closed trial ended, with its parameters."""
-        return [
-            (end_of(trial), self.agenda.params(trial))
-            for trial in trials_in(self.study, *_STATE_NAMES)
-        ]
-
     def fail(self, number: int, reason: str) -> None:
         """Close a trial as failed, with the reason; nothing happens if it is closed already."""
         if number in self._open:
@@ -286,27 +279,9 @@ def best_of(study: optuna.Study) -> TrialEnd | None:
     return None if best is None else end_of(best)
 
 
-def end_of(trial: FrozenTrial) -> TrialEnd:
-    """Return how a closed trial of the study ended."""
-    return TrialEnd(
-        number=trial.number,
-        state=_STATE_NAMES[trial.state],
-        value=trial.value,
-        last_step=trial.last_step,
-        reason=trial.user_attrs.get(REASON, ""),
-    )
-
-
 def reduced(curve: Sequence[float], objective: ObjectiveSettings) -> float:
     """Return what a trial is worth after the epochs so far: last, best, or mean of the last 3."""
     if objective.reduce == "best":
         return max(curve)
     tail = curve[-3:] if objective.reduce == "mean_last_3" else curve[-1:]
     return sum(tail) / len(tail)
-
-
-_STATE_NAMES: dict[TrialState, Any] = {
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-}

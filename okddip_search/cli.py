@@ -244,7 +244,7 @@ def sync(directory: Path, tracking_uri: str | None) -> None:
     """Deliver to MLflow what a search in DIR could not deliver while it ran."""
     from okddip_search.tracking import sync as run_sync
 
-    delivered = run_sync(directory, tracking_uri)
+    delivered = run_sync(directory, tracking_uri, on_trouble=lambda line: echo(line, err=True))
     echo(f"delivered {delivered} records; MLflow is up to date")
 
 

@@ -25,7 +25,7 @@ from okddip_search.contenders import (
 )
 from okddip_search.errors import UserError
 from okddip_search.events import TrialEnd
-from okddip_search.export import BEST, CONFIRM, LEADER, TRIALS, hand_over
+from okddip_search.export import BEST, CONFIRM, TRIALS, hand_over
 from okddip_search.findings import (
     FINDINGS,
     FORMAT,
@@ -297,7 +297,9 @@ class _Confirmation:
             return self._stopped()
         self._write(found, "complete")
         print_findings(session.terminal, found, session.shown)
-        self._tell_mlflow(found, session.write_report())
+        report = session.write_report()
+        artifacts = [self.home / FINDINGS, self.home / BEST, *([report] if report else [])]
+        session.tracker.confirmation_ended(found, self.stage, artifacts)
         return 0
 
     def _measure_costs(
@@ -371,22 +373,3 @@ class _Confirmation:
             return {}
         is_ours = isinstance(found, dict) and found.get("format") == FORMAT
         return found if is_ours else {}
-
-    def _tell_mlflow(self, found: Mapping[str, Any], report: Path | None) -> None:
-        tracker, verdict = self.session.tracker, found["verdict"]
-        for contender in found["contenders"]:
-            for run in contender["runs"]:
-                if run["test"] is not None:
-                    self.stage.results(run["number"], {"test/leader_accuracy": run["test"]})
-        is_champion = verdict is not None and verdict["allows_champion"]
-        words = verdict["sentence"] if verdict else "no verdict"
-        tracker.log_confirmed(
-            self.session.directory
-            / (found["retrained"] or {"path": f"{CONFIRM}/{LEADER}"})["path"],
-            self.session.spec.name,
-            "champion" if is_champion else "candidate",
-            words + (" Retrained on train + validation." if found["retrained"] else ""),
-        )
-        artifacts = [self.home / FINDINGS, self.home / BEST, *([report] if report else [])]
-        tags = {"okddip.verdict": words, "okddip.confirmed": found["winner"]}
-        tracker.search_ended("FINISHED", {}, artifacts, tags)

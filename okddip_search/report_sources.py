@@ -71,14 +71,14 @@ def read_sources(directory: Path) -> Sources:
         raise UserError(
             f"{directory} holds no search", "Name a search directory such as runs/digits."
         )
-    trials, study_attrs = _read_study(directory / JOURNAL)
-    confirm, problem = _read_confirm(directory / FINDINGS)
+    trials, study_attrs = read_study(directory / JOURNAL)
+    confirm, problem = read_findings(directory / FINDINGS)
     return Sources(
         directory=directory,
         spec=load_space(directory / SPEC),
         trials=trials,
         study_attrs=study_attrs,
-        runs={t.number: run for t in trials if (run := _read_run(directory, t.number))},
+        runs={t.number: run for t in trials if (run := read_run(directory, t.number))},
         confirm=confirm,
         confirm_problem=problem,
         operations=_read_tracking(directory / TRACKING),
@@ -87,7 +87,13 @@ def read_sources(directory: Path) -> Sources:
     )
 
 
-def _read_study(journal: Path) -> tuple[list[FrozenTrial], dict[str, Any]]:
+def read_study(journal: Path) -> tuple[list[FrozenTrial], dict[str, Any]]:
+    """Return the trials of a study, by number, and its user attributes.
+
+    Raises:
+        UserError: The journal is damaged before its last line.
+        OSError: It cannot be read.
+    """
     content = journal.read_bytes()
     with tempfile.TemporaryDirectory(prefix="okddip-report-") as folder:
         copy = Path(folder, JOURNAL)
@@ -104,7 +110,7 @@ def _read_study(journal: Path) -> tuple[list[FrozenTrial], dict[str, Any]]:
             raise UserError(text, "Restore it from a copy.") from None
 
 
-def _read_run(directory: Path, number: int) -> Mapping[str, Any] | None:
+def read_run(directory: Path, number: int) -> Mapping[str, Any] | None:
     """Read a finished run's result, or the checkpoint of one that runs or was given up."""
     for name in (RESULT, "state.json"):
         try:
@@ -116,7 +122,8 @@ def _read_run(directory: Path, number: int) -> Mapping[str, Any] | None:
     return None
 
 
-def _read_confirm(path: Path) -> tuple[Mapping[str, Any] | None, str]:
+def read_findings(path: Path) -> tuple[Mapping[str, Any] | None, str]:
+    """Return what a confirmation found out, or why that cannot be said."""
     if not path.exists():
         return None, ""
     try:

@@ -14,6 +14,7 @@ from okddip_search.export import BEST, LEADER, BestKeeper, keep_best
 from okddip_search.result import print_result
 from okddip_search.session import Request, Session, open_session
 from okddip_search.study import JOURNAL, SHARE, open_study, require_same_images, trials_in
+from okddip_search.tracking_restore import IDENTITY
 
 
 def run_search(request: Request, *, then_confirm: bool) -> int:
@@ -47,6 +48,7 @@ def _search(session: Session, then_confirm: bool) -> int:
     require_same_images(study, session.data.fingerprint)
     allotment = session.allotment
     study.set_user_attr(SHARE, {"cpus": allotment.cpus_per_trial, "gpus": allotment.gpus_per_trial})
+    study.set_user_attr(IDENTITY, session.tracker.identity)
     finished = len(trials_in(study, TrialState.COMPLETE, TrialState.PRUNED))
     screen = SearchConsole(
         session.terminal, spec.name, spec.study.trials, spec.max_epochs, finished, best_of(study)

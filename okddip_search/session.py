@@ -36,8 +36,9 @@ from okddip_search.retention import Retention, drop_teachers
 from okddip_search.spec import SearchSpec
 from okddip_search.speed import Speed, find_speed
 from okddip_search.stopping import Stopped, StopSwitch
-from okddip_search.study import sole_driver
+from okddip_search.study import ends_in, sole_driver
 from okddip_search.tracking import Tracker, target_of, usual_uri
+from okddip_search.tracking_restore import past_trials
 from okddip_search.tracking_stage import Stage
 from okddip_search.trial import OKDDipTrial
 from okddip_search.tune_faces import StudyScheduler, StudySearcher, WhenInterrupted
@@ -52,7 +53,7 @@ T = TypeVar("T")
 
 LETTING_GO_S = 5.0
 """So long a worker may take, when all trials have ended, to save the one that it was stopped in."""
-TRACKING_FLUSH_S = 30.0
+TRACKING_FLUSH_S = 20.0
 SPEC = "spec.yaml"
 TEACHERS = "teachers"
 
@@ -139,13 +140,14 @@ class Session:
         watching = (keeper, retention, tracked, screen)
         listeners = [listener for listener in watching if listener is not None]
         bridge = StudyBridge(study, agenda, self.allotment.share, listeners, self.say)
-        retention.sweep(end for end, _ in bridge.closed())  # what an earlier driver left
+        retention.sweep(ends_in(study))  # what an earlier driver left
         if tracked is not None:
-            tracked.catch_up(bridge.closed(), bridge.best())
+            trials = study.get_trials(deepcopy=False)
+            tracked.catch_up(past_trials(trials, agenda.params, home, agenda.objective))
         with self.switch.stops(bridge), screen:
             if not bridge.done:
                 self._tune(bridge, home, data or self.data)
-                retention.sweep((end for end, _ in bridge.closed()), LETTING_GO_S)
+                retention.sweep(ends_in(study), LETTING_GO_S)
         drop_teachers(self.directory / TEACHERS)
         return bridge
 

@@ -18,6 +18,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from okddip_search.errors import UserError
+from okddip_search.events import TrialEnd
 from okddip_search.pruning import make_pruner
 from okddip_search.spec import SearchSpec
 from trainer.files import LockedError, exclusive_lock, sync_folder
@@ -204,3 +205,26 @@ def paper_trial(study: optuna.Study) -> FrozenTrial | None:
     """Return the trial of the first enqueued configuration, the paper's own setting."""
     asked = (t for t in study.get_trials(deepcopy=False) if t.user_attrs.get(PAPER_KEY))
     return next(asked, None)
+
+
+_STATE_NAMES: dict[TrialState, Any] = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}
+
+
+def ends_in(study: optuna.Study) -> list[TrialEnd]:
+    """Return how every closed trial of the study ended."""
+    return [end_of(trial) for trial in trials_in(study, *_STATE_NAMES)]
+
+
+def end_of(trial: FrozenTrial) -> TrialEnd:
+    """Return how a closed trial of the study ended."""
+    return TrialEnd(
+        number=trial.number,
+        state=_STATE_NAMES[trial.state],
+        value=trial.value,
+        last_step=trial.last_step,
+        reason=trial.user_attrs.get(REASON, ""),
+    )

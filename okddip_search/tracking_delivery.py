@@ -2,7 +2,8 @@
 
 The only module that imports mlflow, and only once there is something to deliver. Each operation
 may be applied any number of times: runs are found by tag, and a metric is identical down to its
-timestamp, which MLflow's store keeps once.
+timestamp, which MLflow's store keeps once. What is told again at another time, because the journal
+has lost a line, adds only what the store lacks.
 """
 
 import contextlib
@@ -15,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from okddip_search import tracking_model, tracking_registry
-from okddip_search.tracking_journal import Operation, stage_of
+from okddip_search.tracking_journal import AGAIN, BEST_ACCURACY, Operation, stage_of
 from okddip_search.tracking_store import Target, artifact_uri, relocate
 from okddip_search.tracking_view import (
-    BEST_ACCURACY,
     CONFIRM,
     confirm_view,
     search_view,
@@ -43,10 +43,13 @@ _METRICS_PER_CALL, _TEXTS_PER_CALL = 800, 100
 # An operation that a healthy server refuses for one of these will be refused for ever.
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE"}
 _BUGS = (TypeError, ValueError, LookupError, AttributeError, RuntimeError)
+# What will be over sooner or later, wherever the files of an operation are stored.
+_PASSING = ("No space left", "disk is full", "quota exceeded", "Connection aborted",
+            "Connection broken", "Connection refused", "timed out")  # fmt: skip
+WITH_FILES = ("artifacts", "leader", "confirmed")
 
 _ENVIRONMENT = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # retrying is our own business
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",  # a slow server creates a run that nobody waits for, too
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_CONFIGURE_LOGGING": "false",  # else it prints to the terminal
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -68,6 +71,8 @@ class Delivery:
         self._runs: dict[str, str] = {}
         self._connected = False
         self._metrics: dict[str, list[Any]] = defaultdict(list)
+        self._points: dict[tuple[str, str], dict[int, float]] = {}
+        self._has_failed = False
 
     def deliver(self, operations: Sequence[Operation]) -> None:
         """Apply operations in order; metrics of a run are sent together.
@@ -85,14 +90,17 @@ class Delivery:
         except BaseException:
             # A request may have arrived though its answer did not: look at the store again.
             self._connected = False
+            self._has_failed = True
             self._metrics.clear()
             raise
 
     def is_hopeless(self, operation: Operation, error: Exception) -> bool:
         """Tell whether an operation is refused for what it is, by a store that works otherwise."""
         code = getattr(error, "error_code", "")
+        if any(words in str(error) for words in _PASSING):
+            return False
         # The storage of files and models may be out of reach for ever.
-        if operation["op"] in ("artifacts", "leader", "confirmed"):
+        if operation["op"] in WITH_FILES:
             refused = code != "TEMPORARILY_UNAVAILABLE"
         else:
             refused = code in _REFUSALS or isinstance(error, _BUGS)
@@ -116,12 +124,16 @@ class Delivery:
             self._experiment_id = found.experiment_id
             if found.lifecycle_stage == "deleted":
                 self._client.restore_experiment(found.experiment_id)
-        self._runs = dict(self._find_runs())
+        self._runs = self._find_runs()
+        self._points.clear()
         self._connected = True
 
     def _open_client(self) -> Any:
         for key, value in _ENVIRONMENT.items():
             os.environ.setdefault(key, value)
+        # Retrying is our own business, whatever the user has set: a request whose answer was lost
+        # may have been carried out, and the second of two equal ones would create a second run.
+        os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
         for name in ("mlflow", "alembic", "urllib3"):  # to the driver's log file, if it has one
             logging.getLogger(name).addHandler(logging.NullHandler())
         if self._target.username:
@@ -134,7 +146,23 @@ class Delivery:
 
         return MlflowClient(tracking_uri=self._target.uri, registry_uri=self._target.uri)
 
-    def _find_runs(self) -> Iterator[tuple[str, str]]:
+    def _find_runs(self) -> dict[str, str]:
+        """Return the run of every trial; a second one is deleted.
+
+        There is one where a request to create it was given up as lost, and a slow server carried
+        it out later.
+        """
+        found: dict[str, list[Any]] = defaultdict(list)
+        for run in self._all_runs():
+            found[run.data.tags.get("okddip.trial", PARENT)].append(run)
+        for runs in found.values():
+            # The one in use has been written to; until then, any one will do.
+            runs.sort(key=lambda run: ("okddip.state" not in run.data.tags, run.info.run_id))
+            for double in runs[1:]:
+                self._client.delete_run(double.info.run_id)
+        return {trial: runs[0].info.run_id for trial, runs in found.items()}
+
+    def _all_runs(self) -> Iterator[Any]:
         token: str | None = None
         while token != "":
             page = self._client.search_runs(
@@ -143,8 +171,7 @@ class Delivery:
                 max_results=1000,
                 page_token=token,
             )
-            for run in page:
-                yield run.data.tags.get("okddip.trial", PARENT), run.info.run_id
+            yield from page
             token = page.token or ""
 
     def _apply(self, operation: Operation) -> None:
@@ -176,8 +203,12 @@ class Delivery:
         params = dict(operation["params"])
         tags = {**operation["tags"], "okddip.state": "running"}
         if not is_new:
+            found = self._client.get_run(run_id).data
+            if operation.get(AGAIN) and "okddip.state" in found.tags:
+                self._write(trial, *_lacking(operation, found))
+                return
             # A logged parameter can't change; what a resumed search was told anew is a tag.
-            known = self._client.get_run(run_id).data.params
+            known = found.params
             changed = {key for key in params if known.get(key, params[key]) != params[key]}
             tags.update({f"okddip.resumed.{key}": params[key] for key in changed})
             params = {key: value for key, value in params.items() if key not in known}
@@ -213,8 +244,7 @@ class Delivery:
             tags["okddip.reason"] = operation["reason"]
         if operation["value"] is not None:
             tags["okddip.objective"] = _objective_text(operation["value"])
-        self._write(trial, tags=tags)
-        self._client.set_terminated(run_id, _STATUS[operation["state"]], operation["t"])
+        self._close(run_id, trial, operation, _STATUS[operation["state"]], tags)
         if best is not None:
             metrics = {BEST_ACCURACY: best["accuracy"]}
             self._chart(PARENT, operation, operation["ended"], metrics)
@@ -223,22 +253,49 @@ class Delivery:
             self._write(PARENT, tags=tags)
 
     def _end_search(self, operation: Operation) -> None:
+        if self._has_failed:  # what the server was slow with may have come to an end by now
+            self._runs, self._has_failed = self._find_runs(), False
         for trial in operation["open"]:  # a resumed search goes on in them
             run_id = self._run(trial, operation)
             self._write(trial, tags={"okddip.state": "interrupted"})
             self._client.set_terminated(run_id, "KILLED", operation["t"])
         run_id = self._run(PARENT, operation)
         self._chart(PARENT, operation, operation["ended"], operation["metrics"])
-        self._write(PARENT, tags={"okddip.state": operation["state"], **operation.get("tags", {})})
-        self._client.set_terminated(run_id, operation["status"], operation["t"])
+        tags = {"okddip.state": operation["state"], **operation.get("tags", {})}
+        self._close(run_id, PARENT, operation, operation["status"], tags)
 
-    def _chart(self, trial: str, operation: Operation, step: int, metrics: dict[str, Any]) -> None:
+    def _close(
+        self, run_id: str, trial: str, operation: Operation, status: str, tags: Mapping[str, str]
+    ) -> None:
+        """Give a run its last status; one that was told its end before keeps the time of it."""
+        self._write(trial, tags=tags)
+        ended_ms = operation["t"]
+        if operation.get(AGAIN):  # the study was told a moment before the store
+            ended_ms = max(ended_ms, self._client.get_run(run_id).info.end_time or 0)
+        self._client.set_terminated(run_id, status, ended_ms)
+
+    def _chart(
+        self, trial: str, operation: Operation, step: int, metrics: Mapping[str, float]
+    ) -> None:
         from mlflow.entities import Metric
 
         self._run(trial, operation)
-        self._metrics[trial] += [
-            Metric(key, value, operation["t"], step) for key, value in metrics.items()
-        ]
+        for key, value in metrics.items():
+            if operation.get(AGAIN) or operation["op"] == "results":
+                known = self._known(trial, key).get(step)
+                if known == value or (known is not None and operation["op"] != "results"):
+                    continue
+            if (trial, key) in self._points:
+                self._points[trial, key][step] = value
+            self._metrics[trial].append(Metric(key, value, operation["t"], step))
+
+    def _known(self, trial: str, metric: str) -> dict[int, float]:
+        """Return the points of a metric that the store has, or is about to be sent."""
+        if (trial, metric) not in self._points:
+            history = self._client.get_metric_history(self._runs[trial], metric)
+            points = [*history, *(point for point in self._metrics[trial] if point.key == metric)]
+            self._points[trial, metric] = {point.step: point.value for point in points}
+        return self._points[trial, metric]
 
     def _write(
         self,
@@ -307,6 +364,12 @@ class Delivery:
         with contextlib.suppress(Exception):  # a convenience that MLflow does not document
             tag = view_tag(self._search_id, stage)
             self._client.set_experiment_tag(self._experiment_id, tag, state)
+
+
+def _lacking(operation: Operation, found: Any) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the parameters and the tags that a run does not have."""
+    params = {k: v for k, v in operation["params"].items() if k not in found.params}
+    return params, {k: v for k, v in operation["tags"].items() if k not in found.tags}
 
 
 def _objective_text(value: float) -> str:

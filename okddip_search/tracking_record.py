@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from okddip_search.tracking_journal import Journal, Operation, Story, new_header
-from okddip_search.tracking_store import JOURNAL
+from okddip_search.tracking_store import JOURNAL, STUDY
 
 log = logging.getLogger("okddip_search.tracking")
 log.addHandler(logging.NullHandler())  # a terminal gets `on_trouble`, not log lines
@@ -37,20 +37,57 @@ class Record:
         self.news = threading.Event()
         self._on_trouble = on_trouble
         self._told: set[str] = set()
+        self._is_full = False
         self._journal = Journal(self.directory / JOURNAL)
         self.story = Story.from_journal(self._journal.path)
+        self._tell_damage()
         if not self.story.search_id:
-            self.append(new_header(search_name))
+            self.append(self._header(search_name))
+
+    def _header(self, search_name: str) -> Operation:
+        """Return the first operation: of a new search, or of one whose journal is lost."""
+        if not (self.directory / STUDY).exists():
+            return new_header(search_name)
+        from okddip_search.tracking_restore import remembered  # it imports optuna
+
+        known = remembered(self.directory)
+        return new_header(known.get("name", search_name), known.get("search_id", ""))
+
+    def _tell_damage(self) -> None:
+        cut, damaged = self._journal.cut, self.story.damaged
+        found = [f"a half-written last line of {cut} bytes was cut off"] if cut else []
+        found += [f"{damaged} damaged lines are skipped"] if damaged else []
+        if found:
+            self.tell(
+                f"{JOURNAL}: {', '.join(found)}; what is missing is told again from the study"
+            )
+
+    @property
+    def num_waiting(self) -> int:
+        """Operations that are in memory alone, because the disk is full."""
+        return self._journal.num_waiting
 
     def append(self, operation: Operation) -> None:
-        """Write an operation down, for the delivery to find.
-
-        Raises:
-            OSError: The disk is full or gone.
-        """
-        self._journal.append(operation)
+        """Write an operation down, for the delivery to find; on a full disk, it waits."""
+        self._note(self._journal.append(operation))
         self.story.add(operation)
         self.news.set()
+
+    def flush(self) -> None:
+        """Write down what waits for room on the disk, if there is some now."""
+        self._note(self._journal.flush())
+
+    def _note(self, trouble: OSError | None) -> None:
+        if self._is_full == (trouble is not None):
+            return
+        self._is_full = trouble is not None
+        if trouble:
+            self.tell(
+                f"{JOURNAL} cannot be written ({trouble.strerror}); what MLflow is told waits in "
+                "memory until it can"
+            )
+        else:
+            self.tell(f"{JOURNAL} is written again")
 
     def relative(self, path: Path) -> str:
         """Name a path so that it is found again when the search directory has moved."""

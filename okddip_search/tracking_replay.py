@@ -2,26 +2,32 @@
 
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from okddip_search.errors import UserError
 from okddip_search.masking import MASK, masked
-from okddip_search.tracking_delivery import Delivery
-from okddip_search.tracking_journal import Journal, Position, Story, read
+from okddip_search.tracking_delivery import WITH_FILES, Delivery
+from okddip_search.tracking_journal import Position, Story, read
 from okddip_search.tracking_record import Record, log
 from okddip_search.tracking_store import (
     DATABASE,
     JOURNAL,
     POSITION,
+    STUDY,
     Target,
     sole_deliverer,
     target_of,
 )
+from trainer.files import LockedError, exclusive_lock
 
 _OPERATIONS_PER_TURN = 500
 _PAUSE_S = 1.0  # between turns: lets epochs of all trials gather in one call
-_MAX_BACKOFF_S = 30.0
+_MAX_BACKOFF_S = 15.0
 _ATTEMPTS = 3  # before an operation that a healthy server refuses is set aside
+_ATTEMPTS_WITH_FILES = 10  # their storage may be another one, down while the server is up
+_TOLD_FAILURES = 2  # in a row: one lost answer is nothing to speak of
+_FAREWELL_S = 5.0  # so long a store that does not answer is waited for when the search has ended
 
 
 class Replay:
@@ -30,10 +36,10 @@ class Replay:
     def __init__(self, search_dir: Path, target: Target, story: Story) -> None:
         """Find out how far the store has been told; nothing is connected yet."""
         self._path = search_dir / JOURNAL
-        self._position = Position(search_dir / POSITION, target.key)
+        self._position = Position(search_dir / POSITION, self._path, target.key)
         self._delivery = Delivery(search_dir, target, story.search_id, story.name)
         is_store_gone = target.is_local and not (search_dir / DATABASE).exists()
-        self._offset = 0 if is_store_gone else self._position.load(self._path.stat().st_size)
+        self._offset = 0 if is_store_gone else self._position.load()
 
     def turn(self, limit: int) -> bool:
         """Deliver the next operations; return whether there were any."""
@@ -43,6 +49,11 @@ class Replay:
         self._delivery.deliver([operation for operation, _ in batch])
         self._advance(batch[-1][1])
         return True
+
+    def attempts(self) -> int:
+        """Return how often the next operation is to be tried before it is set aside."""
+        operation, _ = next(read(self._path, self._offset, 1))
+        return _ATTEMPTS_WITH_FILES if operation["op"] in WITH_FILES else _ATTEMPTS
 
     def set_aside(self, error: Exception) -> bool:
         """Step over the next operation if the store refuses it for good."""
@@ -58,8 +69,11 @@ class Replay:
         return sum(1 for _ in read(self._path, self._offset))
 
     def _advance(self, offset: int) -> None:
-        self._position.save(offset)
         self._offset = offset
+        try:
+            self._position.save(offset)
+        except OSError as error:  # a full disk; another driver would tell it all once more
+            log.warning("tracking: %s is not written: %s", POSITION, error)
 
 
 class Courier:
@@ -71,17 +85,20 @@ class Courier:
         self._target = target
         self._replay = Replay(record.directory, target, record.story)
         self._closing = threading.Event()
+        self._give_up_at = 0.0
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._work, name="okddip-tracking", daemon=True)
         self._thread.start()
 
     def close(self, timeout_s: float) -> int:
         """Deliver what can be delivered in time, and stop; return the operations left."""
+        self._record.flush()
+        self._give_up_at = time.monotonic() + _FAREWELL_S
         self._closing.set()
         self._record.news.set()
         self._thread.join(timeout_s)
         self._stopped.set()
-        return self._replay.count_pending()
+        return self.count_pending()
 
     def join(self, timeout_s: float) -> None:
         """Wait until the thread has ended after ``close``."""
@@ -89,7 +106,7 @@ class Courier:
 
     def count_pending(self) -> int:
         """Count the operations not yet delivered."""
-        return self._replay.count_pending()
+        return self._replay.count_pending() + self._record.num_waiting
 
     def _work(self) -> None:
         """Deliver until closed; the body of the thread."""
@@ -110,35 +127,40 @@ class Courier:
         while not self._stopped.is_set():
             self._record.news.clear()
             all_is_written = self._closing.is_set()  # asked before reading: nothing comes later
+            self._record.flush()
             try:
                 moved = self._replay.turn(1 if failures else _OPERATIONS_PER_TURN)
             except Exception as error:
-                failures += 1
-                self._report_failure(failures, error)
-                if failures >= _ATTEMPTS and self._replay.set_aside(error):
-                    self._record.tell(f"MLflow refuses an event, it is left out: {_brief(error)}")
-                    failures = 0
+                failures = self._after_failure(failures + 1, error)
+                if all_is_written and failures >= self._replay.attempts():
+                    if time.monotonic() > self._give_up_at:
+                        return
                 self._pause(min(0.5 * 2**failures, _MAX_BACKOFF_S))
                 continue
-            if failures:
+            if failures >= _TOLD_FAILURES:
                 self._record.tell(
                     f"MLflow at {self._target.key} answers again; events are delivered"
                 )
-                failures = 0
+            failures = 0
             if moved:
                 self._closing.wait(_PAUSE_S)
             elif all_is_written:
                 return
             else:
-                self._record.news.wait()
+                self._record.news.wait(_PAUSE_S if self._record.num_waiting else None)
 
-    def _report_failure(self, failures: int, error: Exception) -> None:
+    def _after_failure(self, failures: int, error: Exception) -> int:
+        """Say it, and set aside what is refused for good; return the failures in a row."""
         log.info("tracking: attempt %d: %s", failures, _brief(error))
-        if failures == 1:
+        if failures == _TOLD_FAILURES:
             self._record.tell(
                 f"MLflow at {self._target.key} does not answer ({_brief(error)}); "
                 f"events are kept in {JOURNAL} and sent again"
             )
+        if failures >= self._replay.attempts() and self._replay.set_aside(error):
+            self._record.tell(f"MLflow refuses an event, it is left out: {_brief(error)}")
+            return 0
+        return failures
 
     def _pause(self, seconds: float) -> None:
         """Wait before another attempt; shorter once the search is only waiting for us."""
@@ -154,7 +176,12 @@ def usual_uri(search_dir: Path) -> str | None:
     Raises:
         UserError: The address has a secret, which is not kept in the search directory.
     """
-    store = Story.from_journal(search_dir / JOURNAL).store
+    story = Story.from_journal(search_dir / JOURNAL)
+    store = story.store
+    if story.is_going_on is None:  # the journal is lost, or was never begun
+        from okddip_search.tracking_restore import remembered
+
+        store = remembered(search_dir).get("store", store)
     if MASK in store:
         raise UserError(
             f"the secret of {store} is not kept in the search directory",
@@ -164,31 +191,59 @@ def usual_uri(search_dir: Path) -> str | None:
     return store or None
 
 
-def sync(search_dir: Path, tracking_uri: str | None = None) -> int:
+def sync(
+    search_dir: Path,
+    tracking_uri: str | None = None,
+    *,
+    on_trouble: Callable[[str], None] = lambda line: None,
+) -> int:
     """Deliver what a search could not deliver while it ran.
+
+    What its journal lacks is told again from the study, all of it where there is no journal.
 
     Args:
         search_dir: The search directory.
         tracking_uri: Where to; None: where the search's last driver wrote. A store that knows
             nothing of the search gets all of it.
+        on_trouble: Told what the user should know.
 
     Returns:
         Number of operations delivered; 0 if the store was up to date.
 
     Raises:
-        UserError: There is no journal, or the store does not answer.
+        UserError: There is no search, one is at work, or the store does not answer.
     """
-    if not (search_dir / JOURNAL).exists():
+    if not (search_dir / JOURNAL).exists() and not (search_dir / STUDY).exists():
         raise UserError(f"{search_dir}: no {JOURNAL} here", "give the directory of a search")
     search_dir = search_dir.absolute()
     with sole_deliverer(search_dir, timeout_s=30):
-        Journal(search_dir / JOURNAL).close()  # cuts a torn last line
-        story = Story.from_journal(search_dir / JOURNAL)
         target = target_of(search_dir, tracking_uri or usual_uri(search_dir))
+        story = _made_whole(search_dir, on_trouble)
         replay = Replay(search_dir, target, story)
         pending = replay.count_pending()
         _drain(replay, target)
     return pending
+
+
+def _made_whole(search_dir: Path, on_trouble: Callable[[str], None]) -> Story:
+    """Repair the journal; return what it tells then."""
+    from okddip_search.tracking_restore import restore
+
+    try:
+        with exclusive_lock(search_dir / "lock"):  # the driver's
+            record = Record(search_dir, search_dir.name, on_trouble)
+            try:
+                restore(record)
+            except (UserError, OSError) as error:  # what the journal has can be delivered
+                record.tell(f"the journal is not compared with the study: {error}")
+            if record.num_waiting:
+                raise UserError(f"{search_dir}: the disk is full", "Make room, and try again.")
+            return record.story
+    except LockedError:
+        raise UserError(
+            f"{search_dir}: a search is at work here",
+            "it delivers by itself; try again when it has ended",
+        ) from None
 
 
 def _drain(replay: Replay, target: Target) -> None:
@@ -200,8 +255,8 @@ def _drain(replay: Replay, target: Target) -> None:
             failures = 0
         except Exception as error:
             failures += 1
-            if failures < _ATTEMPTS:
-                time.sleep(0.5 * 2**failures)
+            if failures < replay.attempts():
+                time.sleep(min(0.5 * 2**failures, _MAX_BACKOFF_S))
             elif replay.set_aside(error):
                 failures = 0
             else:

@@ -13,13 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from okddip_search.tracking_journal import SEARCH
+from okddip_search.tracking_journal import ACCURACY, BEST_ACCURACY, SEARCH
 from okddip_search.tracking_store import DATABASE
 
 CONFIRM = "confirm"  # the other stage with a view of its own
-BEST_ACCURACY = "best_leader_accuracy"  # the metric that a search's trials are sorted by
-
-_ACCURACY = "val/leader_accuracy"
 
 
 def view_key(search_id: str, stage: str = SEARCH) -> str:
@@ -67,7 +64,7 @@ def search_view(
                     "tags.`okddip.reduction`",
                     f"metrics.`{BEST_ACCURACY}`",
                     *(f"params.`{column}`" for column in columns),
-                    f"metrics.`{_ACCURACY}`",
+                    f"metrics.`{ACCURACY}`",
                     "metrics.`val/ensemble_accuracy`",
                 ],
             ),
@@ -77,7 +74,7 @@ def search_view(
             ],
             "compareRunCharts": [
                 _parallel_coordinates(columns if plotted is None else plotted),
-                _learning_curve(_ACCURACY),
+                _learning_curve(ACCURACY),
                 _learning_curve("train/loss"),
             ],
         },
@@ -102,18 +99,18 @@ def confirm_view(search_id: str, name: str, created_ms: int, stage: str = CONFIR
             **_table(
                 search_id,
                 stage,
-                _ACCURACY,
+                ACCURACY,
                 [
                     "tags.`okddip.state`",
                     "params.`contender`",
                     "params.`seed`",
                     "params.`method`",
-                    f"metrics.`{_ACCURACY}`",
+                    f"metrics.`{ACCURACY}`",
                     "metrics.`test/leader_accuracy`",
                 ],
             ),
             "compareRunSections": [_section("curves", "Learning curves", 2)],
-            "compareRunCharts": [_learning_curve(_ACCURACY), _learning_curve("train/loss")],
+            "compareRunCharts": [_learning_curve(ACCURACY), _learning_curve("train/loss")],
         },
     )
 

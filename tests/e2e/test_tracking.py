@@ -15,9 +15,11 @@ from tracking_helpers import (
     TAGS,
     all_runs,
     assert_one_point_per_step,
+    client_of,
     dump,
     history,
     open_tracker,
+    past_trial,
     report,
     run_trial,
 )
@@ -158,7 +160,7 @@ def test_a_killed_driver_loses_nothing_and_doubles_nothing(tmp_path):
     tracker = open_tracker(tmp_path)
     tracker.search_started({"trials": 5}, {"driver": "two"}, [])
     finished = TrialEnd(2, "complete", 0.4, 0)
-    tracker.catch_up([(TrialEnd(0, "complete", 0.5, 3), {}), (finished, {})], finished)
+    tracker.catch_up([past_trial(TrialEnd(0, "complete", 0.5, 3), {}), past_trial(finished, {})])
     tracker.trial_started(1, {"lr": 0.1, "num_peers": 3}, True)
     for epoch in range(EPOCHS):  # from its checkpoint: two epochs are trained again
         tracker.epoch_reported(1, epoch, report(epoch, 0.5))
@@ -196,3 +198,26 @@ def test_a_locked_sqlite_store_delays_delivery_only(tmp_path):
     tracker._courier.join(30)
     sync(tmp_path)
     assert all_runs(store_uri(tmp_path))["trial 0"].info.status == "FINISHED"
+
+
+def test_a_run_that_a_slow_server_created_twice_is_one_run_afterwards(tmp_path):
+    """A request that was given up as lost was carried out all the same, after a second one."""
+    tracker = open_tracker(tmp_path)
+    tracker.search_started({}, {}, [])
+    run_trial(tracker, 0)
+    assert tracker.close(60) == 0
+    client, uri = client_of(store_uri(tmp_path)), store_uri(tmp_path)
+    before = all_runs(uri)
+    for name, run in before.items():
+        tags = {key: run.data.tags[key] for key in ("okddip.search_id", "okddip.trial")
+                if key in run.data.tags}  # fmt: skip
+        client.create_run(run.info.experiment_id, tags=tags, run_name=name)
+    tracker = open_tracker(tmp_path)
+    tracker.search_started({}, {}, [])
+    run_trial(tracker, 1)
+    assert tracker.close(60) == 0
+    after = all_runs(uri)
+    assert {name: run.info.run_id for name, run in after.items() if name in before} == {
+        name: run.info.run_id for name, run in before.items()
+    }
+    assert len(history(uri, after["trial 0"])) == EPOCHS

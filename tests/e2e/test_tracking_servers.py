@@ -97,11 +97,11 @@ def test_a_server_that_comes_late_and_restarts_gets_everything(tmp_path):
     run_trial(tracker, 0)
     wait_for(lambda: troubles)
     with mlflow_server(folder, port):
-        wait_for(lambda: tracker._courier.count_pending() == 0)
+        wait_for(lambda: tracker._courier.count_pending() == 0, 150)
         run_trial(tracker, 1)
-        wait_for(lambda: tracker._courier.count_pending() < 4)
+        wait_for(lambda: tracker._courier.count_pending() < 4, 150)
     run_trial(tracker, 2, "pruned", stop=2)
-    wait_for(lambda: len(troubles) == 3)
+    wait_for(lambda: len(troubles) == 3, 150)
     with mlflow_server(folder, port):
         save_tiny_leader(search_dir / "leader")
         tracker.log_leader(search_dir / "leader")

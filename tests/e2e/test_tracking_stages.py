@@ -13,6 +13,7 @@ from tracking_helpers import (
     dump,
     history,
     open_tracker,
+    past_trial,
     report,
     run_trial,
 )
@@ -117,7 +118,8 @@ def test_a_confirmation_killed_in_the_middle_goes_on_in_its_runs(tmp_path):
     tracker.search_started({}, {}, [])
     # The study has closed run 1, and the driver died before it told; run 0 is trained on.
     params = {"contender": "trial 1", "seed": 2, "method": "okddip"}
-    tracker.stage("confirm").catch_up([(TrialEnd(1, "failed", None, 2, "no memory"), params)], None)
+    failed = TrialEnd(1, "failed", None, 2, "no memory")
+    tracker.stage("confirm").catch_up([past_trial(failed, params)])
     confirm_run(tracker, 0, "trial 1", 1, 0.6, resumed=True)
     tracker.search_ended("FINISHED", {}, [])
     assert tracker.close(30) == 0
@@ -162,7 +164,7 @@ def test_a_journal_of_an_earlier_version_is_delivered_and_continued(tmp_path):
 
     tracker = open_tracker(tmp_path)
     tracker.search_started({}, {}, [])
-    tracker.catch_up([(TrialEnd(0, "complete", 0.5, 0), {})], None)
+    tracker.catch_up([past_trial(TrialEnd(0, "complete", 0.5, 0), {})])
     tracker.trial_started(1, {"lr": 0.1}, True)
     tracker.epoch_reported(1, 0, report(0, 0.9))
     tracker.epoch_reported(1, 1, report(1, 0.6))

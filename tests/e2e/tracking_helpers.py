@@ -11,8 +11,11 @@ import time
 import urllib.request
 from pathlib import Path
 
+import pytest
+
 from okddip_search.events import TrialEnd
 from okddip_search.tracking import Tracker
+from okddip_search.tracking_stage import Past
 
 TAGS = {"git": "abc123", "okddip.space": "digits.yaml"}
 EPOCHS = 4
@@ -59,6 +62,13 @@ def confirm_run(tracker, number, contender, seed, accuracy, stop=EPOCHS, resumed
         stage.epoch_reported(number, epoch, report(epoch, accuracy))
     if stop == EPOCHS:
         stage.trial_ended(TrialEnd(number, "complete", accuracy, EPOCHS - 1), None)
+
+
+def past_trial(end: TrialEnd, params: dict, known: dict | None = None) -> Past:
+    """Describe a trial as its study has it, with the epochs that are known of it."""
+    reports = known or {}
+    return Past(end.number, params, end, tuple(reports), lambda: reports, 1_700_000_000_000,
+                1_700_000_100_000)  # fmt: skip
 
 
 def open_tracker(search_dir: Path, uri: str | None = None, troubles: list | None = None) -> Tracker:
@@ -158,3 +168,26 @@ def save_tiny_leader(directory: Path, seed: int = 0) -> None:
     architecture = build_architecture("resnet8", channels=1, num_classes=4, width=0.25)
     info = LeaderInfo("resnet8", 0.25, list("abcd"), [1, 8, 8], [0.0], [1.0], 0.9, {})
     save_leader(directory, single_network(architecture).eval(), info)
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str = "64k"):
+    """Mount a real file system that is soon full."""
+    folder.mkdir(exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no file system may be mounted here: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(folder: Path) -> Path:
+    """Leave no byte free."""
+    ballast = folder / "ballast"
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(b"x" * 4096):
+            pass
+    return ballast
