@@ -196,14 +196,20 @@ def _on_loopback() -> Iterator[None]:
         constants.ENABLE_RAY_CLUSTER = before
 
 
-def new_scratch(home: Path) -> Path:
+def new_scratch(home: Path, *, shared: bool) -> Path:
     """Make an empty folder for Tune, which unpickles what it finds in its folder.
 
     It is nobody else's (mode 0700). What killed drivers have left is removed.
+
+    Args:
+        home: Of the study.
+        shared: Whether all nodes of a cluster have to see it: it is made in ``home``. If not, it is
+            beside the private Ray's own files: a full disk of the study would be Tune's end.
     """
     for left in home.glob(".tune*"):
         shutil.rmtree(left, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=".tune-", dir=home))
+    place = home if shared else Path(ray._private.worker._global_node.get_temp_dir_path()).parent
+    return Path(tempfile.mkdtemp(prefix=".tune-", dir=place))
 
 
 @contextmanager

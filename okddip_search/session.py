@@ -167,7 +167,9 @@ class Session:
             },
         )
         scheduler = StudyScheduler(bridge)
-        scratch = new_scratch(home)  # Tune's own records; the study is the truth
+        scratch = new_scratch(
+            home, shared=bool(self.request.address)
+        )  # Tune's own records; the study is the truth
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(

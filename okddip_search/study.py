@@ -14,11 +14,11 @@ from typing import Any
 import optuna
 from optuna.pruners import BasePruner, NopPruner
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from okddip_search.errors import UserError
 from okddip_search.events import TrialEnd
+from okddip_search.patient_journal import PatientJournal
 from okddip_search.pruning import make_pruner
 from okddip_search.spec import SearchSpec
 from trainer.files import LockedError, exclusive_lock, sync_folder
@@ -114,7 +114,7 @@ def _open_journal(directory: Path, name: str, pruner: BasePruner) -> optuna.Stud
     _require_not_lost(path)
     try:
         study = optuna.create_study(
-            storage=JournalStorage(JournalFileBackend(str(path))),
+            storage=JournalStorage(PatientJournal(str(path))),
             study_name=name,
             direction="maximize",
             pruner=pruner,

@@ -5,6 +5,7 @@ skips the scheduler. So the last epoch of a trial is recorded where it closes.
 """
 
 import logging
+import re
 from typing import Any
 
 import ray
@@ -105,9 +106,9 @@ class StudyScheduler(Unsaved, FIFOScheduler):  # type: ignore[misc]
     def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
         """Take the trial back; Tune says only here why its worker died."""
         number = trial.config["number"]
-        error = trial.get_pickled_error() or trial.get_error()
-        reason = self._killed.pop(number, "") or one_line(error)
-        out_of_memory = isinstance(error, OutOfMemoryError)  # Ray's, of the machine's memory
+        words = why_it_died(trial)
+        reason = self._killed.pop(number, "") or words
+        out_of_memory = words.startswith(OutOfMemoryError.__name__)  # of the machine's memory
         self._bridge.set_back(number, reason, "out of memory" if out_of_memory else "died")
 
     def kill(self, trial: TuneTrial, reason: str) -> None:
@@ -124,6 +125,17 @@ class StudyScheduler(Unsaved, FIFOScheduler):  # type: ignore[misc]
             return
         self._killed[trial.config["number"]] = reason
         ray.kill(actor)
+
+
+def why_it_died(trial: TuneTrial) -> str:
+    """Return in one line why a trial's worker died; Tune has the error, or a traceback's text."""
+    error = trial.get_pickled_error()
+    if error is not None:
+        return one_line(error)
+    lines = str(trial.get_error() or "").splitlines()
+    named = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Interrupt)\b", line)]
+    told = named[-1] if named else "its worker ended without a word"
+    return re.sub(r"^(\w+\.)+", "", told)
 
 
 class WhenInterrupted(Unsaved, Stopper):  # type: ignore[misc]

@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from trainer.files import read_json, replace_durably, write_atomically
+from trainer.files import read_json, write_atomically
+from trainer.tensors import write_tensors
 from trainer.texts import shown
 
 logger = logging.getLogger(__name__)
@@ -61,10 +62,8 @@ def save_checkpoint(
         tag: Differs from the last state's (the epoch).
     """
     name = f"state-{tag:06d}.safetensors"
-    temporary = directory / f".{name}.tmp"
-    save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, temporary)
-    size, checksum = _measure(temporary)
-    replace_durably(temporary, directory / name)
+    write_tensors(directory / name, tensors)
+    size, checksum = _measure(directory / name)
     commit = {
         "format": FORMAT,
         "tensors": name,

@@ -23,8 +23,12 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Replace a file so that a reader, a crash or a power cut sees the old or the new one whole."""
     temporary = path.with_name(f".{path.name}.tmp")  # one writer at a time
     data = content.encode() if isinstance(content, str) else content
-    temporary.write_bytes(data)
-    replace_durably(temporary, path)
+    try:
+        temporary.write_bytes(data)
+        replace_durably(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # half of it would fill the disk
+        raise
 
 
 def replace_durably(temporary: Path, path: Path) -> None:

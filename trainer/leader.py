@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from trainer.config import ModelName
-from trainer.files import read_json, replace_durably, write_json
+from trainer.files import read_json, write_json
 from trainer.group import Network, single_network
 from trainer.models import build_architecture, check_size
 from trainer.registry import MODELS
+from trainer.tensors import write_tensors
 from trainer.texts import shown
 
 WEIGHTS = "leader.safetensors"
@@ -77,10 +78,7 @@ class Leader:
 def save_leader(directory: Path, network: nn.Module, info: LeaderInfo) -> None:
     """Write ``leader.safetensors`` and ``leader.json``; the JSON comes last and makes it whole."""
     directory.mkdir(parents=True, exist_ok=True)
-    weights = {k: t.detach().cpu().contiguous() for k, t in network.state_dict().items()}
-    temporary = directory / f".{WEIGHTS}.tmp"
-    save_file(weights, temporary)
-    replace_durably(temporary, directory / WEIGHTS)
+    write_tensors(directory / WEIGHTS, network.state_dict())
     write_json(directory / INFO, asdict(info))
 
 

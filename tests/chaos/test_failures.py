@@ -92,15 +92,17 @@ def test_out_of_memory_twice_is_a_failure(tmp_path, fault):
     row.survived += 1
 
 
-def test_gpu_memory_halves_the_trials_on_each_gpu(tmp_path, fault):
-    row = fault("out of memory with 4 trials on a GPU (simulated GPU)")
+def test_out_of_memory_halves_the_trials_on_each_gpu(tmp_path, fault):
+    row = fault("out of memory with 2 trials on a GPU (one that Ray is told of)")
     row.tries += 1
     done, study = broken_search(
         tmp_path,
         {"kind": "gpu memory"},
-        options=("--set", "resources.max_concurrent=2", "--set", "study.trials=4"),
+        options=("--gpus", 1, "--gpus-per-trial", 0.5, "--set", "trainer.device=cpu"),
+        CUDA_VISIBLE_DEVICES="0",
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "from now on 1 trials at a time (1 on a device)" in " ".join(done.stdout.split())
     assert whole(study)
     row.survived += 1
 
