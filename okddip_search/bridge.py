@@ -199,6 +199,7 @@ class StudyBridge:
         entry = self._open.get(number)
         if entry is None:
             return
+        logger.info("trial %d could not go on (%s): %s", number, cause, reason)
         if failure := self._why_no_further_try(entry, reason, cause):
             self.fail(number, failure)
             return

@@ -41,7 +41,12 @@ from okddip_search.tracking import Tracker, target_of, usual_uri
 from okddip_search.tracking_restore import past_trials
 from okddip_search.tracking_stage import Stage
 from okddip_search.trial import OKDDipTrial
-from okddip_search.tune_faces import StudyScheduler, StudySearcher, WhenInterrupted
+from okddip_search.tune_faces import (
+    StudyScheduler,
+    StudySearcher,
+    WhenInterrupted,
+    low_memory_survived,
+)
 from okddip_search.watchdog import Watchdog
 from trainer.data import DataError, DevelopmentData, load_development_data
 from trainer.files import write_atomically
@@ -190,7 +195,8 @@ class Session:
             ),
         )
         try:
-            tuner.fit()
+            with low_memory_survived():
+                tuner.fit()
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 

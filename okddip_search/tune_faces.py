@@ -5,20 +5,25 @@ skips the scheduler. So the last epoch of a trial is recorded where it closes.
 """
 
 import logging
-import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import OutOfMemoryError
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
 from okddip_search.bridge import StudyBridge
-from okddip_search.trial import one_line
 
 logger = logging.getLogger(__name__)
+
+LOW_MEMORY = "running low on memory"
+"""In the error of a worker that Ray's memory monitor has killed."""
 
 
 class Unsaved:
@@ -108,7 +113,7 @@ class StudyScheduler(Unsaved, FIFOScheduler):  # type: ignore[misc]
         number = trial.config["number"]
         words = why_it_died(trial)
         reason = self._killed.pop(number, "") or words
-        out_of_memory = words.startswith(OutOfMemoryError.__name__)  # of the machine's memory
+        out_of_memory = LOW_MEMORY in words
         self._bridge.set_back(number, reason, "out of memory" if out_of_memory else "died")
 
     def kill(self, trial: TuneTrial, reason: str) -> None:
@@ -128,14 +133,36 @@ class StudyScheduler(Unsaved, FIFOScheduler):  # type: ignore[misc]
 
 
 def why_it_died(trial: TuneTrial) -> str:
-    """Return in one line why a trial's worker died; Tune has the error, or a traceback's text."""
-    error = trial.get_pickled_error()
-    if error is not None:
-        return one_line(error)
-    lines = str(trial.get_error() or "").splitlines()
-    named = [line for line in lines if re.match(r"[\w.]+(Error|Exception|Interrupt)\b", line)]
-    told = named[-1] if named else "its worker ended without a word"
-    return re.sub(r"^(\w+\.)+", "", told)
+    """Return in one line why a trial's worker died; Tune writes each death into a file."""
+    try:
+        text = Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
+    except (OSError, TypeError):
+        text = ""
+    _, _, last = text.rpartition("Failure #")  # "Failure # 1 (occurred at …)", then the error
+    lines = last.splitlines()
+    return lines[1].strip() if len(lines) > 1 else "its worker ended without a word"
+
+
+@contextmanager
+def low_memory_survived() -> Iterator[None]:
+    """Have Tune take a worker that Ray's memory monitor has killed for one that died.
+
+    Its actor manager (Ray 2.60) knows such a worker's error neither as an actor's nor as a task's,
+    and ends the whole search.
+    """
+    failed = RayActorManager._actor_task_failed
+
+    def as_death(self: Any, tracked_actor_task: Any, exception: Exception) -> None:
+        if isinstance(exception, OutOfMemoryError):
+            told = f"the machine was {LOW_MEMORY}; Ray killed the worker"
+            exception = RayActorError(error_msg=told)
+        failed(self, tracked_actor_task, exception)
+
+    RayActorManager._actor_task_failed = as_death
+    try:
+        yield
+    finally:
+        RayActorManager._actor_task_failed = failed
 
 
 class WhenInterrupted(Unsaved, Stopper):  # type: ignore[misc]

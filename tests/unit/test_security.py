@@ -87,7 +87,7 @@ class TestPickle:
             (tmp_path / "state.json").write_text(
                 json.dumps({**state, "tensor_bytes": len(planted)})
             )
-        with pytest.raises(DamagedCheckpointError, match="cannot be read"):
+        with pytest.raises(DamagedCheckpointError, match="cannot be read|damaged"):
             load_checkpoint(tmp_path)
 
     def test_a_run_with_a_pickle_as_checkpoint_starts_over(self, tmp_path, witness, caplog):
@@ -108,10 +108,10 @@ class TestPickle:
         save_leader(search / "leader", network, info)
         plant(search / "leader" / which, witness)
         data = load_development_data(DataConfig(name="digits", train_limit=40, validation=40))
-        with pytest.raises(ConfigError, match=f"{which} is not "):
+        with pytest.raises(ConfigError, match=f"{which} is damaged"):
             Teacher(search / "leader", data)
         (search / "best.yaml").write_text("lr: 0.1\n")
-        with pytest.raises(UserError, match=f"{which} is not "):
+        with pytest.raises(UserError, match=f"{which} is damaged"):
             export(search, "pt2", tmp_path / "leader.pt2")
 
     def test_a_pickle_as_cached_images_is_made_anew(self, tmp_path, witness):
@@ -151,7 +151,7 @@ class TestPickle:
         (tmp_path / "search" / ".tune-x").symlink_to(elsewhere)
         _loads_with_cloudpickle(state.encode())
         witness.rmdir()  # Tune would have run it
-        scratch = new_scratch(tmp_path / "search")
+        scratch = new_scratch(tmp_path / "search", shared=True)
         assert list(scratch.iterdir()) == []
         assert scratch.stat().st_mode & 0o777 == 0o700 and not scratch.is_symlink()
         assert not (tmp_path / "search" / ".tune").exists()
@@ -198,7 +198,7 @@ class TestYamlTags:
     def test_in_a_configuration_is_refused(self, tmp_path, witness, tag):
         path = tmp_path / "best.yaml"
         path.write_text(f"lr: {tag} ['{witness}']\n")
-        with pytest.raises(ConfigError, match="is not YAML: could not determine a constructor"):
+        with pytest.raises(ConfigError, match="tags such as .* are not allowed"):
             load_config(path)
 
     def test_in_a_plan_is_refused(self, tmp_path, witness, tag):
