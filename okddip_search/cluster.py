@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
+from ray._private.node import Node as RayNode
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from okddip_search.errors import UserError
@@ -82,7 +83,7 @@ def ray_cluster(
     ):
         # In the environment of our processes alone: Ray's own file is readable by everybody.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        with _signals_blocked(), _on_loopback():
+        with _signals_blocked(), _on_loopback(), _asking_nobody():
             ray.init(
                 address="local",
                 num_cpus=allotment.cpus,
@@ -194,6 +195,32 @@ def _on_loopback() -> Iterator[None]:
         yield
     finally:
         constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def _asking_nobody() -> Iterator[None]:
+    """Keep Ray from asking the cloud's metadata service which cloud it is in.
+
+    Its dashboard process does so, for a usage report that is off, unless it fails to look for a
+    file in its home directory (``get_cluster_config_to_report``); that process gets none.
+    """
+    start = RayNode.start_api_server
+
+    def start_without_home(self: Any, **named: Any) -> None:
+        home = os.environ.get("HOME")
+        os.environ["HOME"] = os.devnull
+        try:
+            start(self, **named)
+        finally:
+            del os.environ["HOME"]
+            if home is not None:
+                os.environ["HOME"] = home
+
+    RayNode.start_api_server = start_without_home
+    try:
+        yield
+    finally:
+        RayNode.start_api_server = start
 
 
 def new_scratch(home: Path, *, shared: bool) -> Path:
