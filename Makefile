@@ -10,7 +10,9 @@ demo: $(INSTALLED)
 	$(BIN)/okddip-search --space digits.yaml $(if $(wildcard runs/digits/study.journal),--resume)
 
 test: lint
-	$(BIN)/pytest tests/unit tests/contract tests/golden tests/fuzz tests/e2e/test_cli.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile \
+		tests/unit tests/contract tests/golden
+	$(BIN)/pytest tests/fuzz  # in one process, which counts its cases
 
 e2e: $(INSTALLED)
 	$(BIN)/pytest tests/e2e

@@ -1,8 +1,8 @@
 """What a search takes on disk at its peak, estimated from its space; no torch is imported.
 
 Weights are counted exactly, by ``trainer.footprint`` in a process of its own. What is written for
-every epoch and every trial was measured in real searches (``tests/e2e/test_disk.py`` holds the
-estimate against one).
+every epoch and every trial was measured in real searches (``tests/chaos/test_disk_bounds.py`` holds
+the estimate against one).
 """
 
 import itertools

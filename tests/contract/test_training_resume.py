@@ -227,7 +227,7 @@ def test_a_death_at_any_write_leaves_a_usable_state(straight, data, tmp_path, mo
         return call
 
     with monkeypatch.context() as patch:
-        patch.setattr("trainer.checkpoint.save_file", mortal(save_file))
+        patch.setattr("trainer.tensors.save_file", mortal(save_file))
         patch.setattr(os, "fsync", mortal(os.fsync))
         patch.setattr(os, "replace", mortal(os.replace))
         with pytest.raises(Killed):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from okddip_search.contenders import Contender, Plan, prepared_data
 from okddip_search.errors import UserError
-from okddip_search.report_sources import _read_confirm, _read_run, _read_study
+from okddip_search.report_sources import read_findings, read_run, read_study
 from okddip_search.sealed import opened_so_far
 from okddip_search.settings import ConfirmSettings
 from okddip_search.space import load_space
@@ -99,9 +99,9 @@ def test_confirm_json_and_results_are_used_or_told(home, content):
     (run / "result.json").write_bytes(content)
     (home / "confirm.json").write_bytes(content)
     with case("confirm.json and result.json", UserError):
-        found, problem = _read_confirm(home / "confirm.json")
+        found, problem = read_findings(home / "confirm.json")
         assert (found is None) == bool(problem)
-        _read_run(home, 0)
+        read_run(home, 0)
         if problem:
             raise UserError(problem)
 
@@ -117,6 +117,6 @@ def test_the_study_journal_is_read_or_named(home, journal, data):
         content = b"\n".join(lines) + b"\n"
     (home / JOURNAL).write_bytes(content)
     with case("study.journal", UserError):
-        _read_study(home / JOURNAL)
+        read_study(home / JOURNAL)
     with case("study.journal", UserError):
         trials_in(open_study(home, SPEC))
