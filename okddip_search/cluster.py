@@ -8,7 +8,7 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -125,10 +125,13 @@ def _raylet_watched(short: Path, say: Callable[[str], None]) -> Iterator[None]:
     done = threading.Event()
 
     def watch() -> None:
+        children: list[int] = []
         while not done.wait(RAYLET_LOOK_S):
+            children = [c for raylet in raylets for c in _children(raylet.pid)] or children
             if any(raylet.poll() is not None for raylet in raylets):
                 say(RAYLET_DIED)
                 node.kill_all_processes(check_alive=False, allow_graceful=False)
+                _kill_rays(children)
                 shutil.rmtree(short, ignore_errors=True)
                 os._exit(1)
 
@@ -176,13 +179,34 @@ def _shut_down() -> None:
     """End the private Ray, without waiting a second for each of its daemons.
 
     They do not hear the SIGTERM with which Ray asks them to end (``_signals_blocked``). The raylet
-    gets its second, in which its workers end; those that only watch are killed beforehand.
+    gets its second, in which its workers end; those that only watch are killed beforehand. Its
+    agents would take a minute to notice that it is gone.
     """
     node = getattr(ray._private.worker, "_global_node", None)
+    daemons = node.all_processes if node else {}
     for name in ("monitor", "dashboard", "log_monitor"):
-        for daemon in node.all_processes.get(name, ()) if node else ():
+        for daemon in daemons.get(name, ()):
             daemon.process.kill()
+    left = [child for info in daemons.get("raylet", ()) for child in _children(info.process.pid)]
     ray.shutdown()
+    _kill_rays(left)
+
+
+def _children(process: int) -> list[int]:
+    """Return a process's children; none where the system does not tell (Linux does)."""
+    found = []
+    for listing in Path("/proc", str(process), "task").glob("*/children"):
+        with suppress(OSError):
+            found += [int(child) for child in listing.read_text().split()]
+    return found
+
+
+def _kill_rays(processes: Iterable[int]) -> None:
+    """Kill those that are still there and are Ray's: a number may be another's by now."""
+    for process in processes:
+        with suppress(OSError):
+            if Path("/proc", str(process), "cmdline").read_bytes().startswith(b"ray::"):
+                os.kill(process, signal.SIGKILL)
 
 
 @contextmanager

@@ -105,9 +105,17 @@ def test_a_trial_that_fails_is_recorded_with_its_reason_and_the_search_goes_on(t
     assert sum(t.state is not TrialState.FAIL for t in study.trials) == 3
 
 
+def rays():
+    """Return the processes that call themselves Ray's: workers and agents."""
+    listing = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True).stdout
+    return {line.split()[0] for line in listing.splitlines() if " ray::" in line}
+
+
 def test_no_process_is_left_behind(tmp_path):
+    before = rays()
     done = run("--space", write_space(tmp_path), "--out", NAME, "--trials", 2, cwd=tmp_path)
     assert done.returncode == 0
+    wait_until(lambda: rays() <= before, timeout=10)
     listing = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
     assert str(tmp_path) not in listing
     assert not alive_workers(tmp_path / NAME)
