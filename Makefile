@@ -1,5 +1,6 @@
 # make demo: install into .venv and run the small search.  make test: install, check, test (the fast
-# part).  make e2e: the real command, end to end.  make chaos: the same, broken on purpose.
+# part).  make e2e: the real command, end to end (QUICK=1: without the slow ones).
+# make chaos: the same, broken on purpose.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -15,7 +16,7 @@ test: lint
 	$(BIN)/pytest tests/fuzz  # in one process, which counts its cases
 
 e2e: $(INSTALLED)
-	$(BIN)/pytest tests/e2e
+	$(BIN)/pytest tests/e2e $(if $(QUICK),-m "not slow")
 
 chaos: $(INSTALLED)
 	$(BIN)/pytest tests/chaos

@@ -230,6 +230,7 @@ def test_a_directory_without_a_search_has_nothing_to_confirm(tmp_path):
     assert not (tmp_path / "nowhere").exists()
 
 
+@pytest.mark.slow
 def test_kill_9_and_a_stop_in_mid_confirm_then_the_same_command_gives_the_same_numbers(
     searched, confirmed, tmp_path
 ):
@@ -254,6 +255,7 @@ def test_kill_9_and_a_stop_in_mid_confirm_then_the_same_command_gives_the_same_n
     assert len(openings(tmp_path)) == 1
 
 
+@pytest.mark.slow
 def test_more_seeds_are_added_a_second_look_is_counted_and_the_leader_is_retrained(
     confirmed, tmp_path
 ):
@@ -278,6 +280,7 @@ def test_more_seeds_are_added_a_second_look_is_counted_and_the_leader_is_retrain
     assert json.loads((tmp_path / "out" / "leader.json").read_text()) == leader
 
 
+@pytest.mark.slow
 def test_a_confirmation_can_be_begun_anew_and_the_earlier_one_is_kept(confirmed, tmp_path):
     shutil.copytree(confirmed[0], tmp_path, dirs_exist_ok=True)
     before = findings(tmp_path)
@@ -293,6 +296,7 @@ def test_a_confirmation_can_be_begun_anew_and_the_earlier_one_is_kept(confirmed,
     assert "opened 2 times" in done.stdout
 
 
+@pytest.mark.slow
 def test_rivals_can_have_a_search_of_their_own(searched, tmp_path):
     shutil.copytree(searched, tmp_path, dirs_exist_ok=True)
     done = run(

@@ -5,6 +5,7 @@ import signal
 import subprocess
 from pathlib import Path
 
+import pytest
 from optuna.trial import TrialState
 from search_helpers import (
     assert_consistent,
@@ -62,6 +63,7 @@ def test_a_driver_killed_twice_loses_nothing(tmp_path):
         assert list(trial.intermediate_values.items())[: len(curve)] == list(curve.items())
 
 
+@pytest.mark.slow
 def test_a_killed_one_at_a_time_search_ends_as_the_unbroken_one(tmp_path):
     options = ("--trials", 4, "--set", "resources.max_concurrent=1", "--set", "study.sampler=tpe")
     straight = run("--space", write_space(tmp_path), "--out", "straight", *options, cwd=tmp_path)

@@ -147,6 +147,7 @@ def test_the_command_is_installed():
     assert COMMAND.exists()
 
 
+@pytest.mark.slow
 def test_a_dead_tracking_server_stops_nothing_and_gets_everything_later(tmp_path):
     done = run(
         "--space", write_space(tmp_path), "--out", "out", "--trials", 2,

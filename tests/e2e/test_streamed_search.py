@@ -4,6 +4,7 @@ import os
 import signal
 
 import numpy as np
+import pytest
 from optuna.trial import TrialState
 from PIL import Image
 from search_helpers import epochs_recorded, run, start, states, wait_until, write_space
@@ -20,6 +21,7 @@ resources: {cpus_per_trial: 1}
 """
 
 
+@pytest.mark.slow
 def test_a_signal_to_all_processes_stops_a_streamed_search_cleanly_and_it_goes_on(tmp_path):
     bunch = load_digits(n_class=3)
     for i in range(120):

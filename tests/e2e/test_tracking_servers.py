@@ -83,6 +83,7 @@ def test_a_broken_server_slows_nothing(tmp_path, monkeypatch, kind, capfd, caplo
         assert len(history(store_uri(tmp_path), all_runs(store_uri(tmp_path))["trial 0"])) == 500
 
 
+@pytest.mark.slow
 def test_a_server_that_comes_late_and_restarts_gets_everything(tmp_path):
     folder = tmp_path / "server"
     folder.mkdir()
