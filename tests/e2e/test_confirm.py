@@ -209,7 +209,7 @@ def test_the_same_command_again_runs_nothing_and_opens_nothing(confirmed):
         (["--rivals", "tunded"], "one of searched, tuned"),
         (["--seeds", 1], "in [2, 1000]"),
         (["--anew"], "--open-test-again"),
-        (["--set", "data.flip=true"], "data.flip was False, is True now"),
+        (["--set", "data.flip=true"], "data.flip was None, is True now"),
         (["--set", "study.seed=9"], "Only data."),
     ],
 )
