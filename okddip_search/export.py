@@ -1,6 +1,5 @@
 """Hands over the winner: the best configuration and the leader's weights, in several formats."""
 
-import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from okddip_search.errors import UserError
 from okddip_search.events import TrialEnd
-from trainer.files import write_atomically
+from trainer.files import read_json, write_atomically
 
 BEST = "best.yaml"
 LEADER = "leader"
@@ -81,7 +80,7 @@ def hand_over(run_dir: Path, target: Path, lines: Sequence[str]) -> None:
 def _result_of(run_dir: Path) -> dict[str, Any]:
     path = run_dir / RESULT
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = read_json(path)
         if not isinstance(result, dict) or not {"config", "environment"} <= result.keys():
             raise ValueError("it is no result of a run")
         return result
@@ -157,7 +156,7 @@ def winner_of(directory: Path) -> Winner:
 def _has_gone_on(directory: Path) -> str:
     """Say so if the search has more trials than when the confirmation chose from them."""
     try:
-        found = json.loads((directory / CONFIRM / "confirm.json").read_text(encoding="utf-8"))
+        found = read_json(directory / CONFIRM / "confirm.json")
         if sum(1 for _ in (directory / TRIALS).iterdir()) > found["search_trials"]:
             return "; the search has gone on since"
     except (OSError, ValueError, KeyError, TypeError):
@@ -206,7 +205,7 @@ def _require_whole(winner: Winner) -> None:
         if not isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), Mapping):
             raise ValueError("it holds no configuration")
         path = winner.leader / "leader.json"
-        json.loads(path.read_text(encoding="utf-8"))
+        read_json(path)
         path = winner.leader / "leader.safetensors"
         with safe_open(path, framework="numpy"):  # checks the header against the file's size
             pass

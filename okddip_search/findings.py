@@ -4,7 +4,6 @@ Built anew from the plan, the study, the runs' own files and the log of test ope
 the report and MLflow all speak from this document.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from okddip_search.export import CONFIRM, LEADER, RESULT, TRIALS
 from okddip_search.resources import Allotment
 from okddip_search.settings import ObjectiveSettings
 from okddip_search.study import REASON, SHARE, best_trial
+from trainer.files import read_json
 
 FORMAT = 1
 FINDINGS = "confirm.json"
@@ -100,7 +100,7 @@ def training_seconds(run_dir: Path) -> float | None:
     """Return how long a run has trained (evaluation included), or None where it saved nothing."""
     for name in (RESULT, "state.json"):
         try:
-            history = json.loads((run_dir / name).read_text(encoding="utf-8"))["history"]
+            history = read_json(run_dir / name)["history"]
             return float(sum(report["seconds"] for report in history))
         except (OSError, ValueError, KeyError, TypeError):
             continue

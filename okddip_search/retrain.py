@@ -3,7 +3,6 @@
 No image is left to measure that leader on: it is worth what its setting was found to be worth.
 """
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from okddip_search.export import BEST, CONFIRM, FINAL, LEADER, TRIALS, hand_over
 from okddip_search.findings import name_in_words
 from okddip_search.session import Session
 from okddip_search.study import REASON, open_fixed_study, runs_with
-from trainer.files import write_json
+from trainer.files import read_json, write_json
 
 FACTS = "retrained.json"
 
@@ -59,7 +58,7 @@ def retrained(
 
 def _facts_of(final: Path) -> Any:
     try:
-        return json.loads((final / FACTS).read_text(encoding="utf-8"))
+        return read_json(final / FACTS)
     except (OSError, ValueError):
         return None
 

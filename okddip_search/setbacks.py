@@ -93,9 +93,10 @@ class Failures:
     @property
     def words(self) -> str:
         """Name the common cause; reasons that differ in numbers alone are one."""
-        alike = Counter(re.sub(r"\d+(\.\d+)?", "#", reason) for reason in self.reasons)
-        text = f"{len(self.reasons)} trials in a row failed"
-        if len(alike) == 1:
+        kinds = [re.sub(r"\d+(\.\d+)?", "#", reason) for reason in self.reasons]
+        latest = dict(zip(kinds, self.reasons, strict=True))
+        text = f"{len(kinds)} trials in a row failed"
+        if len(latest) == 1:
             return f"{text}: {self.reasons[-1]}"
-        example = {re.sub(r"\d+(\.\d+)?", "#", reason): reason for reason in self.reasons}
-        return f"{text}: " + "; ".join(f"{n} × {example[a]}" for a, n in alike.most_common(3))
+        counted = Counter(kinds).most_common(3)
+        return f"{text}: " + "; ".join(f"{n} × {latest[kind]}" for kind, n in counted)

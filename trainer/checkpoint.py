@@ -107,7 +107,7 @@ def _tensors_of(commit: Path) -> str:
     """Return the name of a state's tensor file; empty where there is none."""
     try:
         return str(read_json(commit)["tensors"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return ""
 
 

@@ -144,19 +144,6 @@ def findings(directory):
     return json.loads((directory / "confirm" / "confirm.json").read_text())
 
 
-def numbers(found):
-    """Return what must not depend on when and how often a confirmation was broken."""
-    return {
-        "winner": found["winner"],
-        "verdict": found["verdict"],
-        "comparisons": found["comparisons"],
-        "runs": {
-            c["label"]: [(r["seed"], r["state"], r["validation"], r["test"]) for r in c["runs"]]
-            for c in found["contenders"]
-        },
-    }
-
-
 def openings(directory, event="opened"):
     log = directory / "test_openings.jsonl"
     if not log.exists():

@@ -23,10 +23,9 @@ from chaos_helpers import (
     fresh_copy,
     look_at,
     lost_between,
-    numbers,
     openings,
 )
-from search_helpers import run, start, write_space
+from search_helpers import numbers, run, start, write_space
 
 SEED = 20260801
 KILLS = int(os.environ.get("OKDDIP_KILLS", "30"))

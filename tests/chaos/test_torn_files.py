@@ -4,9 +4,9 @@ import json
 import shutil
 
 import pytest
-from chaos_helpers import SPACE, findings, fresh_copy, look_at, numbers, openings
+from chaos_helpers import SPACE, findings, fresh_copy, look_at, openings
 from click.testing import CliRunner
-from search_helpers import run, write_space
+from search_helpers import numbers, run, write_space
 
 from okddip_search.cli import cli
 from okddip_search.errors import UserError

@@ -106,3 +106,16 @@ def assert_consistent(directory):
         on_disk = curves_on_disk(directory, trial.number)[: len(steps)]
         assert list(trial.intermediate_values.values()) == on_disk
     return study
+
+
+def numbers(found):
+    """Return what must not depend on when and how often a confirmation was broken."""
+    return {
+        "winner": found["winner"],
+        "verdict": found["verdict"],
+        "comparisons": found["comparisons"],
+        "runs": {
+            c["label"]: [(r["seed"], r["state"], r["validation"], r["test"]) for r in c["runs"]]
+            for c in found["contenders"]
+        },
+    }

@@ -9,7 +9,7 @@ import signal
 import pytest
 from mlflow.tracking import MlflowClient
 from optuna.trial import TrialState
-from search_helpers import kill, read_study, run, start, wait_until, write_space
+from search_helpers import kill, numbers, read_study, run, start, wait_until, write_space
 
 from trainer.config import DataConfig
 from trainer.sealed_test import open_test
@@ -53,19 +53,6 @@ def confirmed(searched, tmp_path_factory):
 
 def findings(folder):
     return json.loads((folder / NAME / "confirm" / "confirm.json").read_text())
-
-
-def numbers(found):
-    """Return what must not depend on when and how often a confirmation was stopped."""
-    return {
-        "winner": found["winner"],
-        "verdict": found["verdict"],
-        "comparisons": found["comparisons"],
-        "runs": {
-            c["label"]: [(r["seed"], r["state"], r["validation"], r["test"]) for r in c["runs"]]
-            for c in found["contenders"]
-        },
-    }
 
 
 def openings(folder):
