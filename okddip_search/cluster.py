@@ -8,7 +8,7 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +18,8 @@ from ray._private.node import Node as RayNode
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from okddip_search.errors import UserError
-from okddip_search.resources import Node, allot, count_cpus, count_gpus
+from okddip_search.processes import children
+from okddip_search.resources import Allotment, Node, allot, count_cpus, count_gpus
 from okddip_search.settings import ResourceSettings
 from okddip_search.stopping import StopSwitch
 from trainer.files import LockedError, exclusive_lock
@@ -30,10 +31,8 @@ OWNER = "owner"
 """In Ray's folder: a file that its driver holds locked as long as it lives."""
 STALE_AFTER_S = 60.0
 RAYLET_LOOK_S = 0.5
-RAYLET_DIED = (
-    "Ray's raylet died: it was killed, or the machine is out of memory. All that was reported is "
-    "kept; go on with --resume, or with the same confirm command."
-)
+KEPT = "All that was reported is kept; go on with --resume, or with the same confirm command."
+RAYLET_DIED = f"Ray's raylet died: it was killed, or the machine is out of memory. {KEPT}"
 
 
 @contextmanager
@@ -84,20 +83,33 @@ def ray_cluster(
         # In the environment of our processes alone: Ray's own file is readable by everybody.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         with _signals_blocked(), _on_loopback(), _asking_nobody():
-            ray.init(
-                address="local",
-                num_cpus=allotment.cpus,
-                num_gpus=allotment.gpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                # Ray opens it to everybody, sockets and all; the folder around it is ours alone.
-                _temp_dir=f"{short}/ray",
-            )
+            _start_ray(Path(short), allotment)
         try:
             with _raylet_watched(Path(short), say):
                 yield [here]
         finally:
-            _shut_down()
+            _shut_down(Path(short))
+
+
+def _start_ray(short: Path, allotment: Allotment) -> None:
+    """Start a private Ray whose files lie in a folder of ours.
+
+    Raises:
+        UserError: Ray does not come up; what has been started of it is killed.
+    """
+    try:
+        ray.init(
+            address="local",
+            num_cpus=allotment.cpus,
+            num_gpus=allotment.gpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            # Ray opens it to everybody, sockets and all; the folder around it is ours alone.
+            _temp_dir=f"{short}/ray",
+        )
+    except Exception as error:  # Ray itself raises nothing more special, for a daemon that died
+        _kill_rays(short, [])
+        raise UserError(f"Ray did not start: {error} {KEPT}") from None
 
 
 def _remove_stale(place: Path) -> None:
@@ -125,13 +137,13 @@ def _raylet_watched(short: Path, say: Callable[[str], None]) -> Iterator[None]:
     done = threading.Event()
 
     def watch() -> None:
-        children: list[int] = []
+        workers: list[int] = []
         while not done.wait(RAYLET_LOOK_S):
-            children = [c for raylet in raylets for c in _children(raylet.pid)] or children
+            workers = [child for raylet in raylets for child in children(raylet.pid)] or workers
             if any(raylet.poll() is not None for raylet in raylets):
                 say(RAYLET_DIED)
                 node.kill_all_processes(check_alive=False, allow_graceful=False)
-                _kill_rays(children)
+                _kill_rays(short, workers)
                 shutil.rmtree(short, ignore_errors=True)
                 os._exit(1)
 
@@ -175,7 +187,7 @@ def call_in_worker(
     return result
 
 
-def _shut_down() -> None:
+def _shut_down(short: Path) -> None:
     """End the private Ray, without waiting a second for each of its daemons.
 
     They do not hear the SIGTERM with which Ray asks them to end (``_signals_blocked``). The raylet
@@ -187,25 +199,24 @@ def _shut_down() -> None:
     for name in ("monitor", "dashboard", "log_monitor"):
         for daemon in daemons.get(name, ()):
             daemon.process.kill()
-    left = [child for info in daemons.get("raylet", ()) for child in _children(info.process.pid)]
+    left = [child for info in daemons.get("raylet", ()) for child in children(info.process.pid)]
     ray.shutdown()
-    _kill_rays(left)
+    _kill_rays(short, left)
 
 
-def _children(process: int) -> list[int]:
-    """Return a process's children; none where the system does not tell (Linux does)."""
-    found = []
-    for listing in Path("/proc", str(process), "task").glob("*/children"):
+def _kill_rays(short: Path, known: Collection[int]) -> None:
+    """Kill what is left of our Ray.
+
+    Args:
+        short: Ray's folder, which its processes name until they give themselves a title.
+        known: Processes that may have one by now; a number may be another's, too.
+    """
+    program, folder = os.fsencode(Path(ray.__file__).parent), os.fsencode(short / "ray")
+    for process in [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]:
         with suppress(OSError):
-            found += [int(child) for child in listing.read_text().split()]
-    return found
-
-
-def _kill_rays(processes: Iterable[int]) -> None:
-    """Kill those that are still there and are Ray's: a number may be another's by now."""
-    for process in processes:
-        with suppress(OSError):
-            if Path("/proc", str(process), "cmdline").read_bytes().startswith(b"ray::"):
+            command = Path("/proc", str(process), "cmdline").read_bytes()
+            titled = process in known and command.startswith(b"ray::")
+            if titled or (program in command and folder in command):
                 os.kill(process, signal.SIGKILL)
 
 

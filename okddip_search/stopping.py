@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
+from okddip_search.processes import kill_descendants
+
 if TYPE_CHECKING:
     from okddip_search.bridge import StudyBridge  # it imports ray, which takes seconds
 
@@ -96,6 +98,7 @@ class StopSwitch:
     def _throw(self, number: int, frame: FrameType | None) -> None:
         if self.is_thrown:  # everything reported is on disk, so nothing needs tidying
             self.say(f"Stopped at once. Go on with:  {self.how_to_go_on}")
+            kill_descendants()
             os._exit(STOPPED)
         self.is_thrown = True
         what = ""
