@@ -302,6 +302,7 @@ def test_rivals_can_have_a_search_of_their_own(searched, tmp_path):
     assert re.search(r"\d+ epochs", longer["note"])
 
 
+@pytest.mark.slow
 def test_a_space_that_asks_for_it_is_confirmed_at_the_end_of_its_search(tmp_path):
     text = SPACE.replace("trials: 4", "trials: 2").replace("[single, dml]", "[single]")
     space = write_space(tmp_path, text.replace("seeds: 3", "seeds: 2"))

@@ -39,6 +39,7 @@ def alive_workers(directory):
     return found
 
 
+@pytest.mark.slow
 def test_a_driver_killed_twice_loses_nothing(tmp_path):
     directory = tmp_path / NAME
     before = {}
@@ -91,6 +92,7 @@ def test_a_killed_worker_goes_on_from_its_checkpoint(tmp_path):
     assert [t.state for t in study.trials] == [TrialState.COMPLETE] * 3
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_is_recorded_with_its_reason_and_the_search_goes_on(tmp_path):
     space = write_space(tmp_path)
     space.write_text(space.read_text().replace("{lr: 0.1, temp", "{lr: 100.0, temp"))

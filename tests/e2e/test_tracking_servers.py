@@ -49,6 +49,7 @@ def broken_server(kind: str):
             server.shutdown()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["refused", "hangs", "answers 500"])
 def test_a_broken_server_slows_nothing(tmp_path, monkeypatch, kind, capfd, caplog):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
