@@ -44,7 +44,7 @@ class Killer:
         print(f"kill -9 in {where}: seed {SEED}, {KILLS} kills, a session takes {session_s:.0f} s")
         self.rows = {victim: fault(f"kill -9 of the {victim}, in {where}") for victim in VICTIMS}
         self.kills = 0
-        self._agents = []
+        self._late = []
         self._victims = itertools.cycle(VICTIMS)
         self._moments = random.Random(SEED)
         self._session_s = session_s
@@ -99,9 +99,9 @@ class Killer:
             assert told or UNTOLD in log_of(home), output
         if kind == "worker":  # another one has gone on
             assert driver.returncode == 0, output
-        agents = [one for one in members if is_agent(one)]
-        self._agents += agents
-        assert_all_gone([one for one in members if one not in agents])
+        late = [one for one in members if kind == "driver" or is_agent(one)]
+        self._late += late
+        assert_all_gone([one for one in members if one not in late])
         lost = lost_between(before, look_at(home))
         row.lost += lost
         row.survived += lost == 0
@@ -114,8 +114,9 @@ class Killer:
         return True
 
     def assert_nothing_lost(self):
-        # With the driver dead, nobody is left to end Ray's agents; they find out by themselves.
-        assert_all_gone(self._agents, within_s=90.0)
+        # With the driver dead, nobody is left to end Ray's agents and the workers that were just
+        # beginning; they find out by themselves.
+        assert_all_gone(self._late, within_s=90.0)
         assert self.kills >= KILLS
         assert [(r.survived, r.lost) for r in self.rows.values()] == [
             (r.tries, 0) for r in self.rows.values()

@@ -39,7 +39,6 @@ def alive_workers(directory):
     return found
 
 
-@pytest.mark.slow
 def test_a_driver_killed_twice_loses_nothing(tmp_path):
     directory = tmp_path / NAME
     before = {}
