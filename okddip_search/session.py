@@ -38,6 +38,7 @@ from okddip_search.speed import Speed, find_speed
 from okddip_search.stopping import Stopped, StopSwitch
 from okddip_search.study import ends_in, sole_driver
 from okddip_search.tracking import Tracker, target_of, usual_uri
+from okddip_search.tracking_record import log as tracking_log
 from okddip_search.tracking_restore import past_trials
 from okddip_search.tracking_stage import Stage
 from okddip_search.trial import OKDDipTrial
@@ -291,7 +292,7 @@ def open_session(request: Request, how_to_go_on: str) -> Iterator[Session]:
             stop.how_to_go_on = how_to_go_on
             write_atomically(directory / SPEC, request.spec.to_yaml())
             home = directory.resolve()
-            tracker = Tracker(home, uri, spec.name, on_trouble=lambda text: terminal.print(text))
+            tracker = Tracker(home, uri, spec.name, on_trouble=stop.say)
             session = Session(request, spec, home, terminal, data, allotment, tracker, stop)
             session.say(allotment.words)
             if speed.words:
@@ -393,7 +394,7 @@ class _Teller(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         # The tracking's record tells the user itself (`on_trouble`).
-        if not record.exc_info and record.name != "okddip_search.tracking_record":
+        if not record.exc_info and record.name != tracking_log.name:
             self._say(record.getMessage())
 
 
