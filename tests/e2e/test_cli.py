@@ -90,6 +90,7 @@ def test_a_wrong_space_names_file_and_line(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_space_that_changed_is_refused_on_resume(tmp_path):
     first = run("--space", write_space(tmp_path), "--out", "out", "--trials", 1, cwd=tmp_path)
     assert first.returncode == 0, first.stdout + first.stderr
@@ -108,6 +109,7 @@ def test_an_impossible_directory_is_told_without_a_traceback(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_budget_and_resources_may_change_on_resume(tmp_path):
     first = run("--space", write_space(tmp_path), "--out", "out", "--trials", 1, cwd=tmp_path)
     assert first.returncode == 0, first.stdout + first.stderr
