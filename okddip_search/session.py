@@ -9,7 +9,6 @@ import logging
 import os
 import platform
 import shutil
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,7 +28,8 @@ from okddip_search.console import SearchConsole, noise_to
 from okddip_search.errors import UserError
 from okddip_search.events import Listener
 from okddip_search.export import TRIALS
-from okddip_search.masking import MaskedFormatter, masked
+from okddip_search.logs import quiet_libraries
+from okddip_search.masking import masked
 from okddip_search.report import write_report
 from okddip_search.resources import Allotment, Node, allot
 from okddip_search.retention import Retention, drop_teachers
@@ -38,7 +38,6 @@ from okddip_search.speed import Speed, find_speed
 from okddip_search.stopping import Stopped, StopSwitch
 from okddip_search.study import ends_in, sole_driver
 from okddip_search.tracking import Tracker, target_of, usual_uri
-from okddip_search.tracking_record import log as tracking_log
 from okddip_search.tracking_restore import past_trials
 from okddip_search.tracking_stage import Stage
 from okddip_search.trial import OKDDipTrial
@@ -276,7 +275,7 @@ def open_session(request: Request, how_to_go_on: str) -> Iterator[Session]:
     with (
         sole_driver(directory),
         noise_to(directory / "search.log") as terminal,
-        _quiet_libraries(lambda line: terminal.print(line, soft_wrap=True)),
+        quiet_libraries(lambda line: terminal.print(line, soft_wrap=True)),
         _stop_switch(terminal, how_to_go_on if request.resume else "the same command") as stop,
     ):
         uri = request.tracking_uri
@@ -383,38 +382,3 @@ def _as_run(spec: SearchSpec, allotment: Allotment) -> SearchSpec:
     # Said outright: a worker that has lost its GPU must fail, not train on the CPU for days.
     here["device"] = "cuda" if allotment.gpus_per_trial > 0 else "cpu"
     return dataclasses.replace(spec, trainer={**here, **spec.trainer})
-
-
-class _Teller(logging.Handler):
-    """Shows the user our own warnings, a line each; a traceback stays in ``search.log``."""
-
-    def __init__(self, say: Callable[[str], None]) -> None:
-        super().__init__(logging.WARNING)
-        self._say = say
-
-    def emit(self, record: logging.LogRecord) -> None:
-        # The tracking's record tells the user itself (`on_trouble`).
-        if not record.exc_info and record.name != tracking_log.name:
-            self._say(record.getMessage())
-
-
-@contextmanager
-def _quiet_libraries(say: Callable[[str], None]) -> Iterator[None]:
-    """Send what libraries have to say to ``search.log``, and our own warnings to the user, too."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(MaskedFormatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    optuna.logging.disable_default_handler()
-    optuna.logging.enable_propagation()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    teller, ours = _Teller(say), [logging.getLogger(n) for n in ("okddip_search", "trainer")]
-    for one in ours:
-        one.addHandler(teller)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for one in ours:
-            one.removeHandler(teller)

@@ -5,7 +5,7 @@ import logging
 import optuna
 import pytest
 
-from okddip_search.session import _quiet_libraries
+from okddip_search.logs import quiet_libraries
 from okddip_search.tracking_record import Record
 
 
@@ -22,7 +22,7 @@ def logging_as_before():
 
 def test_a_warning_of_ours_is_shown_and_one_of_a_library_is_not(tmp_path):
     shown = []
-    with _quiet_libraries(shown.append):
+    with quiet_libraries(shown.append):
         logging.getLogger("okddip_search.watchdog").warning("trial %d hangs", 3)
         logging.getLogger("ray").warning("a library's")
     assert shown == ["trial 3 hangs"]
@@ -30,6 +30,6 @@ def test_a_warning_of_ours_is_shown_and_one_of_a_library_is_not(tmp_path):
 
 def test_what_the_tracking_tells_is_shown_once(tmp_path):
     shown = []
-    with _quiet_libraries(shown.append):
+    with quiet_libraries(shown.append):
         Record(tmp_path, "demo", shown.append).tell("MLflow does not answer")
     assert shown == ["MLflow does not answer"]
