@@ -9,12 +9,13 @@ import reference
 import torch
 
 from trainer import timing
-from trainer.config import ConfigError, TrainConfig
+from trainer.config import TrainConfig
 from trainer.data import ResidentData
 from trainer.engine import Trainer
 from trainer.hardware import available_cores, cpu_name
 from trainer.images import ImageSet
 from trainer.models import build_architecture
+from trainer.strict_model import ConfigError
 from trainer.timing import Shape
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)

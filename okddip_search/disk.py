@@ -17,7 +17,8 @@ from pathlib import Path
 from okddip_search.dimensions import CategoricalDimension
 from okddip_search.settings import ConfirmSettings
 from okddip_search.spec import SearchSpec
-from trainer.config import ConfigError, DataConfig, TrainConfig
+from trainer.config import DataConfig, TrainConfig
+from trainer.strict_model import ConfigError
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 STATES_AT_ONCE = 3

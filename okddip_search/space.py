@@ -14,7 +14,7 @@ from okddip_search.seeds import trial_seed
 from okddip_search.space_check import check_space
 from okddip_search.spec import SearchSpec
 from okddip_search.yaml_lines import Document
-from trainer.config import nearest
+from trainer.strict_model import nearest
 from trainer.strict_yaml import KeyPath, YamlError, parse_yaml
 from trainer.texts import is_plain, shown
 

@@ -17,7 +17,8 @@ from okddip_search.settings import (
 )
 from okddip_search.spec import FORMAT, SearchSpec
 from okddip_search.yaml_lines import Document
-from trainer.config import ConfigError, DataConfig, StrictModel, TrainConfig, nearest
+from trainer.config import DataConfig, TrainConfig
+from trainer.strict_model import ConfigError, StrictModel, nearest
 
 Model = TypeVar("Model", bound=StrictModel)
 

@@ -19,9 +19,9 @@ import click
 def main(config_path: Path, out_dir: Path | None, open_test: bool) -> None:
     """Train the group that CONFIG (YAML) describes, and write its leader and result.json."""
     from trainer.checkpoint import CheckpointError
-    from trainer.config import ConfigError
     from trainer.data import DataError
     from trainer.files import LockedError
+    from trainer.strict_model import ConfigError
     from trainer.texts import visible
 
     out_dir = out_dir or Path("runs") / config_path.stem

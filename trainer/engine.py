@@ -19,19 +19,25 @@ from trainer.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from trainer.config import ConfigError, TrainConfig
+from trainer.config import TrainConfig
 from trainer.data import DevelopmentData
 from trainer.evaluation import evaluate
 from trainer.executors import EXECUTORS, resolve_executor
 from trainer.graphed import GraphedSteps
 from trainer.group import Network, PeerGroup
-from trainer.hardware import available_cores, device_name, resolve_device, resolve_precision
+from trainer.hardware import (
+    available_cores,
+    device_name,
+    resolve_device,
+    resolve_precision,
+)
 from trainer.images import some
 from trainer.learner import Learner
 from trainer.methods import build_method
 from trainer.models import build_architecture, check_size
 from trainer.schedules import learning_rate, rampup_weight
 from trainer.steps import LaunchedSteps, Steps
+from trainer.strict_model import ConfigError
 
 EVALUATION_BATCH = {"cpu": 128, "cuda": 512}
 """Images at once by kind of device: more of them fall out of the CPU's cache."""

@@ -12,11 +12,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from trainer.checkpoint import DamagedCheckpointError, drop_previous
-from trainer.config import ConfigError, TrainConfig
+from trainer.config import TrainConfig
 from trainer.data import DevelopmentData
 from trainer.engine import WHERE_IT_RUNS, EpochReport, Trainer
 from trainer.files import LockedError, exclusive_lock, write_json
 from trainer.leader import LeaderInfo, save_leader
+from trainer.strict_model import ConfigError
 from trainer.strict_yaml import KeyPath, Parsed, YamlError, parse_yaml, read_text
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from training_helpers import assert_same_state, state
 
 from trainer import metrics
 from trainer.augment import EvaluationBatches
-from trainer.config import ConfigError, TrainConfig
+from trainer.config import TrainConfig
 from trainer.data import DevelopmentData, load_development_data
 from trainer.engine import Trainer
 from trainer.group import single_network
@@ -20,6 +20,7 @@ from trainer.methods.kd import Teacher
 from trainer.models import build_architecture
 from trainer.registry import METHODS
 from trainer.run import TrainingRun
+from trainer.strict_model import ConfigError
 
 EPOCHS = 3
 EXECUTOR = {"executor": "separate"}  # of all runs; set by the fixture

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_space_reader import WHOLE_FILES
 
-from trainer.config import ConfigError, TrainConfig
+from trainer.config import TrainConfig
 from trainer.run import load_config
+from trainer.strict_model import ConfigError
 from trainer.strict_yaml import dump_yaml
 
 PLAIN = TrainConfig(

@@ -7,9 +7,10 @@ import sys
 import pytest
 import yaml
 
-from trainer.config import ConfigError, DataConfig, TrainConfig
+from trainer.config import DataConfig, TrainConfig
 from trainer.registry import MODELS
 from trainer.run import load_config
+from trainer.strict_model import ConfigError
 
 # field, a value outside its range, the range as the message words it
 OUT_OF_RANGE = [

@@ -12,8 +12,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from trainer import image_folder
-from trainer.config import ConfigError, DataConfig
+from trainer.config import DataConfig
 from trainer.data import DataError, load_development_data, read_part
+from trainer.strict_model import ConfigError
 
 
 def write_digits(folder: Path, count: int = 60, suffix: str = ".png") -> None:

@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.config import ConfigError, TrainConfig
+from trainer.config import TrainConfig
 from trainer.group import PeerGroup, single_network
 from trainer.leader import Leader, LeaderInfo, export_pt2
 from trainer.methods import build_method
 from trainer.models import build_architecture, check_size
 from trainer.models.layers import StridedPointwise
 from trainer.registry import MODELS
+from trainer.strict_model import ConfigError
 
 # PAPER: parameters of student, branch-based and network-based group of 4, projections at D/8.
 PUBLISHED = {

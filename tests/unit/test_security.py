@@ -31,13 +31,14 @@ from okddip_search.export import export
 from okddip_search.masking import MaskedFormatter, masked
 from okddip_search.space import load_space
 from trainer.checkpoint import DamagedCheckpointError, load_checkpoint, save_checkpoint
-from trainer.config import ConfigError, DataConfig, TrainConfig
+from trainer.config import DataConfig, TrainConfig
 from trainer.data import DataError, load_development_data, read_part
 from trainer.group import single_network
 from trainer.leader import LeaderInfo, save_leader
 from trainer.methods.kd import Teacher
 from trainer.models import build_architecture
 from trainer.run import TrainingRun, load_config
+from trainer.strict_model import ConfigError
 from trainer.texts import visible
 
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,133 @@
+"""Models of plain values that say what is wrong with one: which field, its range, a right spelling.
+
+This module needs no torch, so that the driver can check a search space with it in milliseconds.
+"""
+
+import difflib
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
+
+from trainer.texts import shown
+
+MOST_PROBLEMS = 20
+"""Nobody reads more in one message."""
+LONGEST_PROBLEM = 800
+"""Characters; the longest range, the names of all networks, takes 300."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return ``" (did you mean 'x'?)"`` for the closest known word, or an empty string."""
+    match = difflib.get_close_matches(word[:64], list(known), n=1, cutoff=0.5)
+    return f" (did you mean '{match[0]}'?)" if match else ""
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used.
+
+    Attributes:
+        problems: Pairs of the field's path (``("data", "root")``) and what is wrong with it.
+    """
+
+    def __init__(self, problems: list[tuple[tuple[str, ...], str]]) -> None:
+        self.problems = problems
+        told = [
+            shown(": ".join(filter(None, (".".join(path), text))), LONGEST_PROBLEM)
+            for path, text in problems[:MOST_PROBLEMS]
+        ]
+        more = len(problems) - MOST_PROBLEMS
+        super().__init__("; ".join(told + ([f"and {more} more"] if more > 0 else [])))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by the problems, from which the message is made."""
+        return type(self), (self.problems,)
+
+
+def describe_range(field: FieldInfo) -> str:
+    """Say in words which values a field takes: its choices, its interval or its type."""
+    parts: list[str] = []
+    for option, bounds in _alternatives(field.annotation, field.metadata):
+        if get_origin(option) is Literal:
+            parts.append("one of " + ", ".join(str(choice) for choice in get_args(option)))
+        elif get_origin(option) is tuple:
+            [(_, item_bounds)] = _alternatives(get_args(option)[0], [])
+            parts.append(f"a list of numbers{_interval(item_bounds)}")
+        elif option is type(None):
+            parts.append("null")
+        else:
+            parts.append(f"{_type_name(option)}{_interval(bounds)}")
+    return " or ".join(parts)
+
+
+def _alternatives(annotation: Any, metadata: list[Any]) -> list[tuple[Any, list[Any]]]:
+    if get_origin(annotation) is Annotated:
+        inner, *extra = get_args(annotation)
+        bounds = [m for e in extra for m in (e.metadata if isinstance(e, FieldInfo) else [e])]
+        return _alternatives(inner, metadata + bounds)
+    whole = (None, Literal, tuple, dict)
+    if get_origin(annotation) not in whole and not isinstance(annotation, type):
+        return [pair for arm in get_args(annotation) for pair in _alternatives(arm, metadata)]
+    return [(annotation, metadata)]
+
+
+def _type_name(option: Any) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return names.get(option, "a mapping")
+
+
+def _interval(bounds: list[Any]) -> str:
+    low = next((f"[{b.ge}" if isinstance(b, Ge) else f"({b.gt}" for b in bounds
+                if isinstance(b, (Ge, Gt))), "(-inf")  # fmt: skip
+    high = next((f"{b.le}]" if isinstance(b, Le) else f"{b.lt})" for b in bounds
+                 if isinstance(b, (Le, Lt))), "inf)")  # fmt: skip
+    return "" if (low, high) == ("(-inf", "inf)") else f" in {low}, {high}"
+
+
+class StrictModel(BaseModel):
+    """A frozen pydantic model without type coercion whose errors name field, value and range."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+    def __init__(self, /, **values: Any) -> None:
+        """Validate the values.
+
+        Raises:
+            ConfigError: A ``ValueError`` that lists every unknown or out-of-range field.
+        """
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError(_problems(type(self), error)) from None
+
+
+def _problems(model: type[BaseModel], error: ValidationError) -> list[tuple[tuple[str, ...], str]]:
+    found: dict[tuple[str, ...], str] = {}
+    for item in error.errors():
+        cause = item.get("ctx", {}).get("error")
+        name = str(item["loc"][0]) if item["loc"] else ""
+        if isinstance(cause, ConfigError):  # a nested model has spoken already
+            prefix = (name,) if name else ()
+            found.update({prefix + path: text for path, text in cause.problems})
+        elif item["type"] == "extra_forbidden":
+            found[(name,)] = f"unknown field{nearest(name, model.model_fields)}"
+        elif name not in model.model_fields:  # a text that is none: half a surrogate pair
+            found[(name,)] = f"cannot be read ({item['type']})"
+        elif item["type"] == "missing":
+            found[(name,)] = f"is required: {describe_range(model.model_fields[name])}"
+        else:
+            hint = ""
+            if item["type"] == "literal_error" and isinstance(item["input"], str):
+                hint = nearest(item["input"], get_args(model.model_fields[name].annotation))
+            range_ = describe_range(model.model_fields[name])
+            found[(name,)] = f"{_written(item['input'])} is not {range_}{hint}"
+    return list(found.items())
+
+
+def _written(value: object) -> str:
+    try:
+        return shown(repr(value))
+    except (RecursionError, ValueError):  # nested, or long as a number, beyond all measure
+        return f"this {type(value).__name__}"
