@@ -28,6 +28,7 @@ from trainer.group import Network, PeerGroup
 from trainer.hardware import (
     available_cores,
     device_name,
+    keep_freed_memory,
     resolve_device,
     resolve_precision,
 )
@@ -143,6 +144,7 @@ class Trainer:
         self, config: TrainConfig, data: DevelopmentData, teacher_dir: Path | None = None
     ) -> None:
         torch.set_num_threads(config.num_threads or available_cores())
+        keep_freed_memory()
         self.device = resolve_device(config)
         self.precision = resolve_precision(config, self.device)
         self.config = config

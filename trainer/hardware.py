@@ -1,12 +1,16 @@
 """What the machine can do: device, precision, cores."""
 
+import ctypes
 import os
 import platform
 from pathlib import Path
 
 import torch
 
-from trainer.config import ConfigError, TrainConfig
+from trainer.config import TrainConfig
+from trainer.strict_model import ConfigError
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's <malloc.h>
 
 
 def available_cores() -> int:
@@ -14,6 +18,22 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def keep_freed_memory() -> bool:
+    """Have glibc's ``malloc`` keep what this process frees, for its next allocation.
+
+    A step frees and allocates the same large tensors again and again. As delivered, ``malloc``
+    returns the freed end of its heap, and all above 32 MiB, to the system, which then has to hand
+    out zeroed pages anew (``mallopt(3)``: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD).
+
+    Returns:
+        Whether that could be set; False where the C library is another one.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is None:
+        return False
+    return all([mallopt(_M_MMAP_MAX, 0), mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)])
 
 
 def resolve_device(config: TrainConfig) -> torch.device:
