@@ -9,9 +9,9 @@ import json
 import logging
 import os
 import zlib
-from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from safetensors.torch import load_file
 from torch import Tensor
@@ -43,33 +43,29 @@ class Checkpoint(NamedTuple):
 
     Attributes:
         tensors: By name, on the CPU.
-        meta: Plain values: the epoch, the configuration, the reports so far.
+        meta: Plain JSON values: the configuration, and as ``history`` the reports of all epochs.
     """
 
     tensors: dict[str, Tensor]
     meta: dict[str, Any]
 
 
-def save_checkpoint(
-    directory: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], tag: int
-) -> None:
+def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
     """Write a state and then make it the directory's current one.
 
     Args:
         directory: Exists; one writer at a time.
-        tensors: By name; moved to the CPU.
-        meta: JSON values.
-        tag: Differs from the last state's (the epoch).
+        checkpoint: Of another epoch than the directory's current one.
     """
-    name = f"state-{tag:06d}.safetensors"
-    write_tensors(directory / name, tensors)
+    name = f"state-{len(checkpoint.meta['history']):06d}.safetensors"
+    write_tensors(directory / name, checkpoint.tensors)
     size, checksum = _measure(directory / name)
     commit = {
         "format": FORMAT,
         "tensors": name,
         "tensor_bytes": size,
         "tensor_crc32": checksum,
-        **meta,
+        **checkpoint.meta,
     }
     if (directory / _COMMIT).exists():
         write_atomically(directory / _PREVIOUS, (directory / _COMMIT).read_bytes())
@@ -80,6 +76,57 @@ def save_checkpoint(
     for old in directory.glob(_TENSORS):
         if old.name not in kept:
             old.unlink(missing_ok=True)
+
+
+class CheckpointWriter:
+    """Saves the states of a run in a thread, so that training goes on meanwhile.
+
+    Use it as a context manager; at its end all is written. An error of the thread is raised by the
+    next call, once.
+
+    Args:
+        directory: As for ``save_checkpoint``.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._writing: Future[None] | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a state is being written."""
+        return self._writing is not None and not self._writing.done()
+
+    def write(self, checkpoint: Checkpoint) -> None:
+        """Begin to write a state; a copy, as training goes on.
+
+        Raises:
+            OSError: The one before could not be written.
+        """
+        self.wait()
+        self._writing = self._thread.submit(save_checkpoint, self._directory, checkpoint)
+
+    def wait(self) -> None:
+        """Wait until all is written.
+
+        Raises:
+            OSError: It could not be.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def __enter__(self) -> Self:
+        """Return the writer itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Wait until all is written."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
 
 
 def drop_previous(directory: Path) -> None:

@@ -191,7 +191,7 @@ class TrainConfig(StrictModel):
         ge=0,
         le=86_400,
         description="seconds between checkpoints, at the end of an epoch; what a kill costs at "
-        "most, beside the epoch it falls in; 0: every epoch",
+        "most, beside the epoch it falls in; 0: every epoch, before it is reported",
     )
 
     @model_validator(mode="before")

@@ -250,7 +250,11 @@ class Trainer:
         return self.group.leader()
 
     def save(self, directory: Path) -> None:
-        """Commit the whole state: weights, optimiser, RNG, reports (``load`` restores it).
+        """Commit the whole state (``load`` restores it)."""
+        save_checkpoint(directory, self.checkpoint())
+
+    def checkpoint(self) -> Checkpoint:
+        """Return a copy of the whole state: weights, optimiser, RNG, reports.
 
         The data order needs no state: it is a function of seed and epoch.
         """
@@ -263,7 +267,7 @@ class Trainer:
             "environment": self.environment(),
             "history": [report.to_dict() for report in self.history],
         }
-        save_checkpoint(directory, tensors, meta, tag=self.epoch)
+        return Checkpoint({k: t.detach().to("cpu", copy=True) for k, t in tensors.items()}, meta)
 
     def load(self, directory: Path) -> bool:
         """Go on from a directory's state; on the CPU bit for bit as if never stopped.

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from trainer.checkpoint import DamagedCheckpointError, drop_previous
+from trainer.checkpoint import CheckpointWriter, DamagedCheckpointError, drop_previous
 from trainer.config import TrainConfig
 from trainer.data import DevelopmentData
 from trainer.engine import WHERE_IT_RUNS, EpochReport, Trainer
@@ -59,6 +59,7 @@ class TrainingRun:
         self._data = data
         self._held = ExitStack()
         _wait_for_lock(self._held, directory / "lock", lock_wait_s)
+        self._writer = self._held.enter_context(CheckpointWriter(directory))
         try:
             teacher_dir = find_teacher(config, data, teachers_dir or directory / "teachers")
             self.trainer = Trainer(config, data, teacher_dir)
@@ -82,21 +83,29 @@ class TrainingRun:
         """Run and return one epoch; the last one also writes the leader and the result.
 
         The state is saved after the last epoch, and after others if the last time is
-        ``checkpoint_every_s`` ago: beside the epochs of a small network it would cost a tenth.
+        ``checkpoint_every_s`` ago: then in a thread, beside the next epoch.
+
+        Raises:
+            OSError: A state could not be written, perhaps that of an epoch before this one.
         """
+        if not self._writer.busy:
+            self._writer.wait()  # raises what went wrong before more is trained in vain
         self._unsaved = False  # in mid epoch there is nothing that could be gone on from
         report = self.trainer.run_epoch()
         self._unsaved = True
-        waited_s = time.monotonic() - self._saved_at_s
-        if self.trainer.finished or waited_s >= self.trainer.config.checkpoint_every_s:
+        interval_s = self.trainer.config.checkpoint_every_s
+        is_due = time.monotonic() - self._saved_at_s >= interval_s and not self._writer.busy
+        if self.trainer.finished or is_due:
             self._save()
+        if self.trainer.finished or interval_s == 0:
+            self._writer.wait()
         if self.trainer.finished:
             self._finish()
         return report
 
     def _save(self) -> None:
         self._unsaved = False  # also where it fails: `close` would only fail again
-        self.trainer.save(self.directory)
+        self._writer.write(self.trainer.checkpoint())
         self._saved_at_s = time.monotonic()
 
     def _finish(self) -> None:

@@ -10,13 +10,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from unittest.mock import Mock
 
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from training_helpers import assert_same_state, state
+from training_helpers import EPOCHS, assert_same_state, state, tiny, train
 
 from trainer import run as run_module
 from trainer.checkpoint import CheckpointError
@@ -28,7 +27,6 @@ from trainer.run import TrainingRun
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 STRUCTURES = ["network", "branch"]
-EPOCHS = 4
 
 # A worker in a process of its own: run the configuration, say which epochs are done.
 WORKER = """
@@ -44,26 +42,9 @@ with TrainingRun(config, load_development_data(config.data), Path(sys.argv[2])) 
 """
 
 
-def tiny(**changes: object) -> TrainConfig:
-    values = {
-        "data": {"train_limit": 100, "validation": 150},
-        "model": "resnet8", "width": 0.25, "num_peers": 2, "epochs": EPOCHS, "ramp_epochs": 3,
-        "batch_size": 32, "lr": 0.05, "device": "cpu", "num_threads": 1, "seed": 1,
-        "checkpoint_every_s": 0.0,
-    }  # fmt: skip
-    return TrainConfig(**{**values, **changes})
-
-
 @pytest.fixture(scope="module")
 def data() -> DevelopmentData:
     return load_development_data(tiny().data)
-
-
-def train(config: TrainConfig, data: DevelopmentData, directory: Path, steps: int = 99) -> Trainer:
-    with TrainingRun(config, data, directory) as run:
-        for _ in range(min(steps, config.epochs - run.trainer.epoch)):
-            run.step()
-    return run.trainer
 
 
 def worker(config: TrainConfig, directory: Path, steps: int = 99) -> "subprocess.Popen[str]":
@@ -126,45 +107,6 @@ def test_the_random_generator_goes_on_too(data, tmp_path):
     again = Trainer(tiny(), data)
     assert again.load(tmp_path)
     assert torch.equal(torch.rand(3), expected)
-
-
-def test_without_an_interval_an_epoch_is_saved_before_it_is_reported(data, tmp_path):
-    with TrainingRun(tiny(), data, tmp_path) as run:
-        for epoch in range(EPOCHS):
-            report = run.step()
-            _, history = state(tmp_path)
-            assert history[-1]["epoch"] == report.epoch == epoch
-            assert history[-1]["leader_accuracy"] == report.leader_accuracy
-
-
-def test_with_an_interval_only_what_is_due_is_saved(data, tmp_path, monkeypatch):
-    clock = Mock(return_value=0.0)
-    monkeypatch.setattr(run_module.time, "monotonic", clock)
-    with TrainingRun(tiny(checkpoint_every_s=10.0), data, tmp_path) as run:
-        for now_s, saved in ((9.0, 0), (10.0, 2), (19.0, 2), (19.5, 4)):  # the last one always
-            clock.return_value = now_s
-            run.step()
-            assert (len(state(tmp_path)[1]) if saved else 0) == saved
-
-
-def test_a_run_that_is_let_go_of_saves_what_was_not_due(straight, data, tmp_path):
-    config, directory = straight
-    rarely = config.model_copy(update={"checkpoint_every_s": 3600.0})
-    train(rarely, data, tmp_path, steps=3)
-    assert len(state(tmp_path)[1]) == 3
-    train(rarely, data, tmp_path)
-    assert_same_state(tmp_path, directory)
-
-
-def test_a_run_that_broke_in_mid_epoch_saves_nothing_of_it(data, tmp_path, monkeypatch):
-    config = tiny(checkpoint_every_s=3600.0)
-    with pytest.raises(RuntimeError, match="broken"), TrainingRun(config, data, tmp_path) as run:
-        run.step()
-        monkeypatch.setattr(
-            run.trainer.method, "after_step", Mock(side_effect=RuntimeError("broken"))
-        )
-        run.step()
-    assert not (tmp_path / "state.json").exists()
 
 
 def test_a_run_killed_between_saves_trains_again_what_was_not_saved(data, tmp_path):

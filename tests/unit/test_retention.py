@@ -7,7 +7,7 @@ import torch
 
 from okddip_search.events import TrialEnd
 from okddip_search.retention import Retention, drop_teachers
-from trainer.checkpoint import DamagedCheckpointError, load_checkpoint, save_checkpoint
+from trainer.checkpoint import Checkpoint, DamagedCheckpointError, load_checkpoint, save_checkpoint
 from trainer.files import exclusive_lock
 
 
@@ -15,7 +15,7 @@ def write_run(directory, finished=True):
     """Write what a run leaves: a real checkpoint and, if it was finished, leader and result."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "lock").touch()
-    save_checkpoint(directory, {"weight": torch.ones(8)}, {"history": [1, 2]}, tag=2)
+    save_checkpoint(directory, Checkpoint({"weight": torch.ones(8)}, {"history": [1, 2]}))
     (directory / ".state-000003.safetensors.tmp").write_bytes(b"a worker was killed here")
     if finished:
         (directory / "leader").mkdir(exist_ok=True)
@@ -89,7 +89,9 @@ def test_what_a_worker_holds_is_left_until_it_lets_go(tmp_path):
         retention.trial_ended(pruned(0), None)
         retention.epoch_reported(1, 0, {})
         assert "state-000002.safetensors" in tensors(tmp_path / "0")
-        save_checkpoint(tmp_path / "0", {"weight": torch.ones(8)}, {"history": [1, 2, 3]}, tag=3)
+        save_checkpoint(
+            tmp_path / "0", Checkpoint({"weight": torch.ones(8)}, {"history": [1, 2, 3]})
+        )
     retention.epoch_reported(1, 1, {})
     assert tensors(tmp_path / "0") == []
     assert "[1, 2, 3]" in (tmp_path / "0" / "state.json").read_text()

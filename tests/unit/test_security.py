@@ -30,7 +30,7 @@ from okddip_search.events import TrialEnd
 from okddip_search.export import export
 from okddip_search.masking import MaskedFormatter, masked
 from okddip_search.space import load_space
-from trainer.checkpoint import DamagedCheckpointError, load_checkpoint, save_checkpoint
+from trainer.checkpoint import Checkpoint, DamagedCheckpointError, load_checkpoint, save_checkpoint
 from trainer.config import DataConfig, TrainConfig
 from trainer.data import DataError, load_development_data, read_part
 from trainer.group import single_network
@@ -81,7 +81,7 @@ class TestPickle:
 
     @pytest.mark.parametrize("which", ["state-000001.safetensors", "state.json"])
     def test_a_pickle_as_checkpoint_is_refused_unread(self, tmp_path, witness, which):
-        save_checkpoint(tmp_path, {"w": torch.zeros(3)}, {"epoch": 1}, 1)
+        save_checkpoint(tmp_path, Checkpoint({"w": torch.zeros(3)}, {"history": [1]}))
         planted = plant(tmp_path / which, witness)
         if which != "state.json":  # with its right size, as a careful stranger would
             state = json.loads((tmp_path / "state.json").read_text())
