@@ -5,14 +5,18 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test e2e chaos lint install clean
+.PHONY: demo test unit fuzz e2e chaos lint install clean
 
 demo: $(INSTALLED)
 	$(BIN)/okddip-search --space digits.yaml $(if $(wildcard runs/digits/study.journal),--resume)
 
-test: lint
+test: unit fuzz
+
+unit: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist loadfile \
 		tests/unit tests/contract tests/golden
+
+fuzz: $(INSTALLED)
 	$(BIN)/pytest tests/fuzz  # in one process, which counts its cases
 
 e2e: $(INSTALLED)

@@ -10,6 +10,7 @@ from side_by_side import (
     MEAN,
     STD,
     VARIANTS,
+    elsewhere,
     machine,
     random_data,
     reference_group,
@@ -20,25 +21,46 @@ from side_by_side import (
 from trainer.hardware import available_cores
 from trainer.methods.base import Batch
 
-CASES = (  # network, width, image side, batch, rounds at most
-    ("resnet8", 0.5, 8, 32, 25),
-    ("resnet8", 0.5, 28, 128, 7),
-    ("resnet32", 1.0, 32, 128, 5),
+CASES = (  # network, width, image side, batch, steps a turn, rounds at most
+    ("resnet8", 0.5, 8, 32, 30, 9),
+    ("resnet8", 0.5, 28, 128, 4, 7),
+    ("resnet32", 1.0, 32, 128, 1, 5),
 )
 
 
-def steps(model: str, width: float, size: int, batch: int, structure: str, threads: int):
+def reference_step(
+    model: str, width: float, size: int, batch: int, structure: str, threads: int, count: int
+):
     torch.manual_seed(0)
-    data = random_data(batch, 100, size)
+    torch.set_num_threads(threads)
     group = reference_group(model, width, 4, structure).train()
     optimizer = reference.make_optimizer(group)
-    images, labels = next(iter(reference.loader(data.train, MEAN, STD, batch=batch, train=True)))
-    work = {"reference": lambda: reference.train_step(group, optimizer, images, labels)}
+    images = random_data(batch, 100, size).train
+    inputs, labels = next(iter(reference.loader(images, MEAN, STD, batch=batch, train=True)))
+
+    def turn() -> None:
+        for _ in range(count):
+            reference.train_step(group, optimizer, inputs, labels)
+
+    return {"reference": turn}
+
+
+def turns(
+    model: str, width: float, size: int, batch: int, structure: str, threads: int, count: int
+):
+    torch.manual_seed(0)
+    data = random_data(batch, 100, size)
+    work = dict(elsewhere(reference_step, model, width, size, batch, structure, threads, count))
     fields = {"model": model, "width": width, "structure": structure, "batch_size": batch}
     for variant, trainer in trainers(data, num_threads=threads, **fields).items():
         inputs = Batch(*next(trainer._batches.epoch(0, 0)), 1.0)
         trainer.learner.model.train()
-        work[variant] = lambda t=trainer, i=inputs: t.learner.step(i)["total"].item()
+
+        def turn(trainer=trainer, inputs=inputs) -> None:
+            for _ in range(count):
+                trainer.learner.step(inputs)["total"].item()
+
+        work[variant] = turn
     return work
 
 
@@ -52,16 +74,16 @@ def main(threads: int, budget: float) -> None:
     print(f"{'network':<12}{'image':>6}{'batch':>6} {'structure':<10}{'reference':>12}{heads}")
     shares = (0.05, 0.2, 0.75)
     for case, share in zip(CASES, shares, strict=True):
-        model, width, size, batch, rounds = case
+        model, width, size, batch, count, rounds = case
         for structure in ("branch", "network"):
-            work = steps(model, width, size, batch, structure, threads)
+            work = turns(model, width, size, batch, structure, threads, count)
             took = take_turns(work, rounds=rounds, budget_s=budget * share / 2)
             base = took["reference"]
             ratios = "".join(f"{base / took[v]:>14.2f}×" if v in took else f"{'-':>15}"
                              for v in VARIANTS)  # fmt: skip
             print(
                 f"{model} ×{width:<3g}".ljust(12)
-                + f"{size:>6}{batch:>6} {structure:<10}{1000 * base:>9.1f} ms{ratios}",
+                + f"{size:>6}{batch:>6} {structure:<10}{1000 * base / count:>9.1f} ms{ratios}",
                 flush=True,
             )
 

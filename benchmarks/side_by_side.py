@@ -1,9 +1,13 @@
-"""What the benchmarks share: random images, groups to compare, and turns taken in one process."""
+"""What the benchmarks share: random images, groups to compare, and turns taken, one at a time."""
 
+import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
+from multiprocessing.connection import Connection
 
 import reference
 import torch
@@ -73,6 +77,38 @@ def take_turns(
         if turn and now - began + (now - started_round) > budget_s:
             break
     return {name: statistics.median(samples) for name, samples in times.items()}
+
+
+def elsewhere(
+    make: Callable[..., Mapping[str, Callable[[], object]]], *arguments: object
+) -> dict[str, Callable[[], object]]:
+    """Make functions in a process of their own, which no trainer's settings reach (its malloc).
+
+    Args:
+        make: Of a module; returns functions without arguments, by name.
+        arguments: Of ``make``.
+
+    Returns:
+        By the same names, functions that have theirs called there, and wait.
+    """
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    context.Process(target=_serve, args=(there, make, arguments), daemon=True).start()
+    names = here.recv()
+    return {name: partial(_ask, here, name) for name in names}
+
+
+def _serve(pipe: Connection, make: Callable[..., Mapping], arguments: Sequence[object]) -> None:
+    work = make(*arguments)
+    pipe.send(list(work))
+    with suppress(EOFError):  # the benchmark is over
+        while True:
+            pipe.send(work[pipe.recv()]())
+
+
+def _ask(pipe: Connection, name: str) -> object:
+    pipe.send(name)
+    return pipe.recv()
 
 
 def machine(threads: int) -> str:
