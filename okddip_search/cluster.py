@@ -8,17 +8,18 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import ray
 from ray._private.node import Node as RayNode
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from okddip_search.errors import UserError
-from okddip_search.processes import children
+from okddip_search.guardian import guarded
+from okddip_search.placement import Wait
 from okddip_search.resources import Allotment, Node, allot, count_cpus, count_gpus
 from okddip_search.settings import ResourceSettings
 from okddip_search.stopping import StopSwitch
@@ -32,7 +33,10 @@ OWNER = "owner"
 STALE_AFTER_S = 60.0
 RAYLET_LOOK_S = 0.5
 KEPT = "All that was reported is kept; go on with --resume, or with the same confirm command."
-RAYLET_DIED = f"Ray's raylet died: it was killed, or the machine is out of memory. {KEPT}"
+ENDED = (
+    "The command has ended: it was killed, or Ray's raylet died (killed, or the machine is out of "
+    f"memory). {KEPT}"
+)
 
 
 @contextmanager
@@ -40,7 +44,7 @@ def ray_cluster(
     settings: ResourceSettings,
     gpus: int | None,
     address: str | None,
-    say: Callable[[str], None],
+    terminal: IO[str],
 ) -> Iterator[list[Node]]:
     """Start a private Ray on this machine, or join the one at ``--address``.
 
@@ -50,7 +54,7 @@ def ray_cluster(
         settings: What a trial occupies.
         gpus: GPUs to use; None: all.
         address: Of a running cluster; None: this machine.
-        say: Tells the user why the command ends, should Ray be killed.
+        terminal: Where the user is told, should this process or its Ray be killed.
 
     Raises:
         UserError: More is asked for than there is, or no cluster answers.
@@ -79,23 +83,24 @@ def ray_cluster(
     with (
         tempfile.TemporaryDirectory(prefix=PREFIX, dir=place, ignore_cleanup_errors=True) as short,
         exclusive_lock(Path(short, OWNER)),
+        guarded(Path(short), ENDED, terminal),
     ):
         # In the environment of our processes alone: Ray's own file is readable by everybody.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         with _signals_blocked(), _on_loopback(), _asking_nobody():
             _start_ray(Path(short), allotment)
         try:
-            with _raylet_watched(Path(short), say):
+            with _raylet_watched():
                 yield [here]
         finally:
-            _shut_down(Path(short))
+            _shut_down()
 
 
 def _start_ray(short: Path, allotment: Allotment) -> None:
     """Start a private Ray whose files lie in a folder of ours.
 
     Raises:
-        UserError: Ray does not come up; what has been started of it is killed.
+        UserError: Ray does not come up.
     """
     try:
         ray.init(
@@ -108,7 +113,6 @@ def _start_ray(short: Path, allotment: Allotment) -> None:
             _temp_dir=f"{short}/ray",
         )
     except Exception as error:  # Ray itself raises nothing more special, for a daemon that died
-        _kill_rays(short, [])
         raise UserError(f"Ray did not start: {error} {KEPT}") from None
 
 
@@ -125,27 +129,16 @@ def _remove_stale(place: Path) -> None:
 
 
 @contextmanager
-def _raylet_watched(short: Path, say: Callable[[str], None]) -> Iterator[None]:
-    """End the command with a word if the raylet dies; Ray would end it a while later without one.
-
-    Args:
-        short: Ray's folder.
-        say: Prints a line for the user.
-    """
+def _raylet_watched() -> Iterator[None]:
+    """End the command at once if the raylet dies; Ray would end it a while later."""
     node: Any = ray._private.worker._global_node
     raylets = [info.process for info in node.all_processes["raylet"]]
     done = threading.Event()
 
     def watch() -> None:
-        workers: list[int] = []
         while not done.wait(RAYLET_LOOK_S):
-            workers = [child for raylet in raylets for child in children(raylet.pid)] or workers
             if any(raylet.poll() is not None for raylet in raylets):
-                say(RAYLET_DIED)
-                node.kill_all_processes(check_alive=False, allow_graceful=False)
-                _kill_rays(short, workers)
-                shutil.rmtree(short, ignore_errors=True)
-                os._exit(1)
+                os._exit(1)  # the guardian tells the user, and ends the rest
 
     watcher = threading.Thread(target=watch, name="raylet", daemon=True)
     watcher.start()
@@ -166,10 +159,12 @@ def call_in_worker(
 ) -> T:
     """Call a function once in a worker with so many cores and GPUs; a failure is not retried.
 
-    On the driver's own node if that has them, as the driver is who can read the images.
+    On the driver's own node if that has them, as the driver is who can read the images. While they
+    are taken, the user is told so.
 
     Raises:
         Stopped: A signal came; the worker is ended, or not waited for any more.
+        UserError: There was no room for half an hour.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     options = {
@@ -177,47 +172,52 @@ def call_in_worker(
         "num_gpus": gpus,
         "max_retries": 0,
         "scheduling_strategy": here,
+        "num_returns": "streaming",
     }
-    task = ray.remote(**options)(function).remote(*arguments, **named)
-    while not ray.wait([task], timeout=0.5)[0]:  # signals are heard in between
-        if stop.is_thrown:
-            ray.cancel(task, force=True)
-            stop.check()
-    result: T = ray.get(task)
-    return result
+    answers = ray.remote(**options)(_placed_then_called).remote(function, arguments, named)
+    waiting: Wait | None = Wait(f"No worker ({function.__name__})", cpus, gpus)
+    while True:
+        while not ray.wait([answers], timeout=0.5)[0]:  # signals are heard in between
+            if stop.is_thrown:
+                ray.cancel(answers, force=True)
+                stop.check()
+            if waiting is not None:
+                _tell(waiting, stop.say)
+        answer = ray.get(next(answers))
+        if waiting is None:
+            result: T = answer
+            return result
+        waiting = None
 
 
-def _shut_down(short: Path) -> None:
+def _placed_then_called(
+    function: Callable[..., T], arguments: Sequence[Any], named: Mapping[str, Any]
+) -> Iterator[T | None]:
+    """Yield once when a worker has begun, and then what the function returns."""
+    yield None
+    yield function(*arguments, **named)
+
+
+def _tell(waiting: Wait, say: Callable[[str], None]) -> None:
+    if line := waiting.look():
+        say(line)
+    if waiting.given_up:
+        raise UserError(f"given up: {waiting.given_up}", KEPT)
+
+
+def _shut_down() -> None:
     """End the private Ray, without waiting a second for each of its daemons.
 
     They do not hear the SIGTERM with which Ray asks them to end (``_signals_blocked``). The raylet
     gets its second, in which its workers end; those that only watch are killed beforehand. Its
-    agents would take a minute to notice that it is gone.
+    agents, which would take a minute to notice that it is gone, are left to the guardian.
     """
     node = getattr(ray._private.worker, "_global_node", None)
     daemons = node.all_processes if node else {}
     for name in ("monitor", "dashboard", "log_monitor"):
         for daemon in daemons.get(name, ()):
             daemon.process.kill()
-    left = [child for info in daemons.get("raylet", ()) for child in children(info.process.pid)]
     ray.shutdown()
-    _kill_rays(short, left)
-
-
-def _kill_rays(short: Path, known: Collection[int]) -> None:
-    """Kill what is left of our Ray.
-
-    Args:
-        short: Ray's folder, which its processes name until they give themselves a title.
-        known: Processes that may have one by now; a number may be another's, too.
-    """
-    program, folder = os.fsencode(Path(ray.__file__).parent), os.fsencode(short / "ray")
-    for process in [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]:
-        with suppress(OSError):
-            command = Path("/proc", str(process), "cmdline").read_bytes()
-            titled = process in known and command.startswith(b"ray::")
-            if titled or (program in command and folder in command):
-                os.kill(process, signal.SIGKILL)
 
 
 @contextmanager

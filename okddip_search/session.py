@@ -284,7 +284,9 @@ def open_session(request: Request, how_to_go_on: str) -> Iterator[Session]:
         target_of(directory, uri)  # a mistake in it is told before anything starts
         data = _load_data(request.spec, directory, terminal)
         stop.check()
-        with ray_cluster(request.spec.resources, request.gpus, request.address, stop.say) as nodes:
+        with ray_cluster(
+            request.spec.resources, request.gpus, request.address, terminal.file
+        ) as nodes:
             stop.take_over()  # Ray has put a handler of its own over SIGTERM, which aborts
             stop.check()
             spec, allotment, speed = _settle(request, nodes, data, stop)

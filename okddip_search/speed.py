@@ -141,6 +141,8 @@ def find_speed(
     try:
         speed = _fastest_variant(spec, allotment, shape, ask)
         speed = _best_packing(speed, speed.applied_to(spec), allotment, shape, node_cpus, ask)
+    except UserError:  # there is no place for a worker
+        raise
     except Exception:  # trials that decide by rule are better than none, and tell what is wrong
         logger.exception("timing")
         return Speed()

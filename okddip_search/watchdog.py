@@ -7,11 +7,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import ray
 from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 
 from okddip_search.bridge import OpenTrial, StudyBridge
+from okddip_search.placement import Wait
 from okddip_search.settings import ResourceSettings
 from okddip_search.tune_faces import StudyScheduler, Unsaved
 
@@ -22,9 +22,6 @@ STALL_FACTOR = 10
 LEAST_STALL_S = 60.0
 FIRST_STALL_S = 3600.0
 """While no epoch was seen yet, in this session, whose length could be a measure."""
-PLACE_TOLD_AFTER_S = 60.0
-PLACE_GIVEN_UP_AFTER_S = 1800.0
-"""A cluster may be growing, or others may be done soon."""
 LOOK_EVERY_S = 1.0
 
 
@@ -56,8 +53,7 @@ class Watchdog(Unsaved, Callback):  # type: ignore[misc]
         self._say = say
         self._epochs_s: deque[float] = deque(maxlen=1000)
         self._running_since: dict[str, float] = {}
-        self._nothing_runs_since: float | None = None
-        self._told_at_s = 0.0
+        self._placing: Wait | None = None
         self._looked_at_s = 0.0
 
     def on_trial_result(
@@ -74,7 +70,7 @@ class Watchdog(Unsaved, Callback):  # type: ignore[misc]
         self._looked_at_s = now
         try:
             self._kill_stalled(trials, now)
-            self._watch_places(trials, now)
+            self._watch_places(trials)
         except Exception:  # a watchdog must not be what ends the search
             logger.exception("watchdog")
 
@@ -107,36 +103,15 @@ class Watchdog(Unsaved, Callback):  # type: ignore[misc]
         teacher = None if entry.curve else entry.config.teacher_config()
         return limit_s * (1 + teacher.epochs) if teacher else limit_s
 
-    def _watch_places(self, trials: Iterable[TuneTrial], now: float) -> None:
+    def _watch_places(self, trials: Iterable[TuneTrial]) -> None:
         states = {trial.status for trial in trials}
         if TuneTrial.PENDING not in states or TuneTrial.RUNNING in states:
-            self._nothing_runs_since = None
+            self._placing = None
             return
-        since = self._nothing_runs_since = self._nothing_runs_since or now
-        if now - max(since, self._told_at_s) < PLACE_TOLD_AFTER_S:
-            return
-        self._told_at_s = now
-        missing = what_is_missing(ray.nodes(), self._cpus, self._bridge.share.gpus_per_trial)
-        if now - since > PLACE_GIVEN_UP_AFTER_S:
+        if self._placing is None:
+            self._placing = Wait("No trial", self._cpus, self._bridge.share.gpus_per_trial)
+        if line := self._placing.look():
+            self._say(line)
+        if self._placing.given_up:
             self._bridge.placeless = True
-            self._bridge.abort_reason = f"{missing}, for {(now - since) / 60:.0f} minutes"
-        else:
-            self._say(f"No trial could be started for {now - since:.0f} s: {missing}; waiting")
-
-
-def what_is_missing(nodes: Iterable[Mapping[str, Any]], cpus: float, gpus: float) -> str:
-    """Say which resource keeps a trial from being placed.
-
-    Args:
-        nodes: As ``ray.nodes()`` returns them.
-        cpus: A trial's cores.
-        gpus: A trial's GPUs.
-    """
-    alive = [node["Resources"] for node in nodes if node["Alive"]]
-    has = [(node.get("CPU", 0), node.get("GPU", 0)) for node in alive]
-    needs = f"a trial needs {cpus:g} cores and {gpus:g} GPUs"
-    if not any(c >= cpus and g >= gpus for c, g in has):
-        there = ", ".join(f"{c:g} and {g:g}" for c, g in has) or "none"
-        lacking = "GPU" if gpus and not any(g >= gpus for _, g in has) else "CPU"
-        return f"{lacking}: {needs}, and the nodes that are left have {there}"
-    return f"{needs}, and whoever else uses this Ray cluster has taken them"
+            self._bridge.abort_reason = self._placing.given_up

@@ -82,15 +82,9 @@ def find(victim, members):
     return next((one for one in members if sign in command_of(one)), None)
 
 
-def is_agent(process):
-    """Whether it is one of Ray's agents, by its name or the script it was begun with."""
-    command = command_of(process)
-    return any(sign in command for sign in (b"Agent", b"/agent.py", b"agent/main.py"))
-
-
-def assert_all_gone(members, within_s=10.0):
-    """No process is left of a command that has ended (a busy machine gets longer)."""
-    deadline = time.monotonic() + within_s * patience()
+def assert_all_gone(members):
+    """Within ten seconds nothing is left of a command that has ended (busy machines get longer)."""
+    deadline = time.monotonic() + 10.0 * patience()
     while left := [one for one in members if one.alive]:
         assert time.monotonic() < deadline, [command_of(one)[:80] for one in left]
         time.sleep(0.1)

@@ -21,7 +21,6 @@ from chaos_helpers import (
     find,
     findings,
     fresh_copy,
-    is_agent,
     look_at,
     lost_between,
     openings,
@@ -32,8 +31,6 @@ SEED = 20260801
 KILLS = int(os.environ.get("OKDDIP_KILLS", "30"))
 VICTIMS = ("driver", "worker", "raylet")
 ALONE = ("--set", "resources.max_concurrent=1")
-# Ray ends the driver itself, without a word, if the raylet is gone when the driver registers there.
-UNTOLD = "Failed to register worker to Raylet"
 pytestmark = pytest.mark.timeout(3600)
 
 
@@ -44,7 +41,6 @@ class Killer:
         print(f"kill -9 in {where}: seed {SEED}, {KILLS} kills, a session takes {session_s:.0f} s")
         self.rows = {victim: fault(f"kill -9 of the {victim}, in {where}") for victim in VICTIMS}
         self.kills = 0
-        self._late = []
         self._victims = itertools.cycle(VICTIMS)
         self._moments = random.Random(SEED)
         self._session_s = session_s
@@ -95,13 +91,10 @@ class Killer:
             pytest.fail(f"the driver hangs after a kill of its {kind}")
         assert "Traceback" not in output, output
         if kind == "raylet" and driver.returncode != 0:
-            told = "raylet died" in output or "Ray did not start" in output
-            assert told or UNTOLD in log_of(home), output
+            assert "raylet died" in output or "Ray did not start" in output, output
         if kind == "worker":  # another one has gone on
             assert driver.returncode == 0, output
-        late = [one for one in members if kind == "driver" or is_agent(one)]
-        self._late += late
-        assert_all_gone([one for one in members if one not in late])
+        assert_all_gone(members)
         lost = lost_between(before, look_at(home))
         row.lost += lost
         row.survived += lost == 0
@@ -114,19 +107,10 @@ class Killer:
         return True
 
     def assert_nothing_lost(self):
-        # With the driver dead, nobody is left to end Ray's agents and the workers that were just
-        # beginning; they find out by themselves.
-        assert_all_gone(self._late, within_s=90.0)
         assert self.kills >= KILLS
         assert [(r.survived, r.lost) for r in self.rows.values()] == [
             (r.tries, 0) for r in self.rows.values()
         ]
-
-
-def log_of(home):
-    """Return what the libraries said in a search, or in the confirmation that lies within one."""
-    logs = [folder / "search.log" for folder in (home, home.parent)]
-    return "".join(log.read_text() for log in logs if log.exists())
 
 
 def timed(*arguments, cwd):

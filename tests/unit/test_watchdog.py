@@ -5,14 +5,15 @@ from types import SimpleNamespace
 import pytest
 from optuna.trial import TrialState
 
-from okddip_search import watchdog
+from okddip_search import placement, watchdog
 from okddip_search.agenda import SearchAgenda
 from okddip_search.bridge import StudyBridge
+from okddip_search.placement import what_is_missing
 from okddip_search.setbacks import Share
 from okddip_search.space import load_space
 from okddip_search.study import open_study
 from okddip_search.tune_faces import StudySearcher
-from okddip_search.watchdog import Watchdog, what_is_missing
+from okddip_search.watchdog import Watchdog
 
 SPACE = """\
 name: watched
@@ -42,6 +43,7 @@ class Scene:
         self.now = 1000.0
         clock = SimpleNamespace(monotonic=lambda: self.now)
         monkeypatch.setattr(watchdog, "time", clock)
+        monkeypatch.setattr(placement, "time", clock)
         monkeypatch.setattr("okddip_search.bridge.time", clock)
         self.bridge = StudyBridge(open_study(tmp_path, spec), SearchAgenda(spec), Share(1), [])
         self.hands, self.said = Hands(), []
@@ -104,7 +106,7 @@ def test_a_worker_that_trains_is_left_alone(scene):
 def test_trials_that_no_node_has_room_for_are_told_and_given_up(scene, monkeypatch):
     s = scene()
     node = {"Alive": True, "Resources": {"CPU": 0.0}}
-    monkeypatch.setattr(watchdog.ray, "nodes", lambda: [node])
+    monkeypatch.setattr(placement.ray, "nodes", lambda: [node])
     s.trial.status = "PENDING"
     s.wait(70)
     assert "CPU: a trial needs 1 cores and 0 GPUs" in s.said[0]
