@@ -7,6 +7,7 @@ the estimate against one).
 
 import itertools
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -74,7 +75,7 @@ def size_text(size: int) -> str:
 def estimate_disk(spec: SearchSpec, slots: int, *, own_store: bool) -> Disk | None:
     """Estimate the peak of a search and, if the space asks for one, of its confirmation.
 
-    Decoded images (``image_folder``) and an earlier content of the directory are not counted.
+    An earlier content of the directory is not counted.
 
     Args:
         spec: The space.
@@ -110,6 +111,8 @@ def estimate_disk(spec: SearchSpec, slots: int, *, own_store: bool) -> Disk | No
         size = runs * (leader + record) + tuned * study.trials * record
         size += _PAGE  # while its report replaces the search's
         parts[f"the confirmation: networks, curves and records of {runs} runs"] = size
+    if images := _decoded_bytes(spec):
+        parts["decoded images"] = images
     return Disk(parts)
 
 
@@ -140,6 +143,22 @@ def _record_bytes(spec: SearchSpec, peers: int, own_store: bool) -> int:
     return round(_TRIAL + spec.max_epochs * epoch)
 
 
+def _decoded_bytes(spec: SearchSpec) -> int:
+    """Return what a folder's images take as pixels; they are kept where the search is."""
+    data = spec.data
+    if data.name != "image_folder" or data.streaming or data.image_size is None:
+        return 0
+    folders = ["train"] if spec.confirm is None else ["train", "test"]
+    files = 0
+    with suppress(OSError):  # what is wrong with them is told when they are read
+        files = sum(path.is_file() for name in folders for path in (_root(data) / name).rglob("*"))
+    return files * 3 * data.image_size**2
+
+
+def _root(data: DataConfig) -> Path:
+    return Path(os.path.expanduser(data.root or "."))  # Path.expanduser fails on ~nobody
+
+
 def _footprints(configs: list[TrainConfig], data: DataConfig) -> list[tuple[int, int]] | None:
     """Count state and leader of each configuration in a process that may import torch."""
     asked = [[config.to_dict(), *_shape_of(data)] for config in configs]
@@ -161,7 +180,7 @@ def _shape_of(data: DataConfig) -> tuple[int, int]:
     """Return channels and classes; the classes of a folder that is not there are many."""
     if data.name in _IMAGES:
         return _IMAGES[data.name]
-    folder = Path(data.root or ".").expanduser() / "train"
+    folder = _root(data) / "train"
     try:
         classes = sum(path.is_dir() and path.name[0] != "." for path in folder.iterdir())
     except OSError:

@@ -93,3 +93,15 @@ def test_the_estimate_grows_with_slots_trials_and_what_is_kept(tmp_path):
 def test_a_space_whose_networks_cannot_be_counted_is_not_guessed(monkeypatch):
     monkeypatch.setattr(disk.sys, "executable", "/nowhere/python")
     assert disk.estimate_disk(load_space("digits"), 2, own_store=True) is None
+
+
+@pytest.mark.parametrize(("streaming", "confirm", "images"), [(0, 0, 3), (0, 1, 5), (1, 1, 0)])
+def test_decoded_images_count_where_they_are_kept(tmp_path, streaming, confirm, images):
+    for name in ("train/cat/0", "train/cat/1", "train/dog/0", "test/cat/0", "test/dog/0"):
+        (tmp_path / f"{name}.png").parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{name}.png").touch()
+    data = {"name": "image_folder", "root": str(tmp_path), "image_size": 32}
+    text = SPACE.replace("{name: digits}", str({**data, "streaming": bool(streaming)}))
+    (tmp_path / "sizes.yaml").write_text(text + "confirm: {top: 1}\n" * confirm)
+    estimate = disk.estimate_disk(load_space(tmp_path / "sizes.yaml"), 2, own_store=True)
+    assert estimate.parts.get("decoded images", 0) == images * 3 * 32 * 32
