@@ -60,8 +60,6 @@ def watch(folder: str, last_words: str) -> None:
     while os.getppid() == driver and not select.select([sys.stdin], [], [], LOOK_S)[0]:
         seen.update(_rays_of(driver, folder))
     is_alive = bool(select.select([sys.stdin], [], [], 0)[0]) and os.read(0, len(LEFT)) == LEFT
-    if not is_alive:
-        print(last_words, flush=True)
     seen.update(_rays_of(driver, folder))
     for _ in range(ROUNDS):
         left = {pid: began for pid, began in seen.items() if _began(pid) == began}
@@ -74,6 +72,8 @@ def watch(folder: str, last_words: str) -> None:
         time.sleep(0.05)
     if not is_alive:
         shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # the terminal may have been closed
+            print(last_words, flush=True)
 
 
 def _rays_of(driver: int, folder: str) -> dict[int, str]:
