@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from search_helpers import assert_consistent
+from chaos_helpers import assert_over, look_at
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "soak.py"
 
@@ -19,7 +19,7 @@ def test_a_short_soak_ends_with_its_budget_and_a_verdict(tmp_path):
         capture_output=True, text=True, timeout=800,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(assert_consistent(tmp_path / "soak").trials) >= 40
+    assert_over(look_at(tmp_path / "soak"), budget=40)
     assert "40 trials of at most 6 epochs" in done.stdout
     assert "driver MiB" in done.stdout
     samples = (tmp_path / "soak" / "samples.jsonl").read_text().splitlines()
