@@ -23,7 +23,7 @@ e2e: $(INSTALLED)
 	$(BIN)/pytest tests/e2e $(if $(QUICK),-m "not slow")
 
 chaos: $(INSTALLED)
-	$(BIN)/pytest -n 2 --dist loadfile tests/chaos  # the thirty kills beside all the rest
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder tests/chaos  # the kills beside the rest
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
