@@ -45,6 +45,7 @@ def ray_cluster(
     gpus: int | None,
     address: str | None,
     terminal: IO[str],
+    stop: StopSwitch,
 ) -> Iterator[list[Node]]:
     """Start a private Ray on this machine, or join the one at ``--address``.
 
@@ -55,6 +56,7 @@ def ray_cluster(
         gpus: GPUs to use; None: all.
         address: Of a running cluster; None: this machine.
         terminal: Where the user is told, should this process or its Ray be killed.
+        stop: Ends this process at a second signal; the private Ray is ended then, too.
 
     Raises:
         UserError: More is asked for than there is, or no cluster answers.
@@ -83,7 +85,8 @@ def ray_cluster(
     with (
         tempfile.TemporaryDirectory(prefix=PREFIX, dir=place, ignore_cleanup_errors=True) as short,
         exclusive_lock(Path(short, OWNER)),
-        guarded(Path(short), ENDED, terminal),
+        guarded(Path(short), ENDED, terminal) as has_told,
+        stop.at_once(has_told),
     ):
         # In the environment of our processes alone: Ray's own file is readable by everybody.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

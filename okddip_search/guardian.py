@@ -11,24 +11,28 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from okddip_search.processes import children, descendants
+from okddip_search.processes import began, children, descendants, names
 
 LOOK_S = 0.25
 """A process that has just begun still names its folder; soon Ray gives it a title instead."""
 LEFT = b"left"
 """What a driver says that has ended its Ray, or tried to, and lives on."""
+TOLD = b"told"
+"""What a driver says that ends now, and has told the user why."""
 ROUNDS = 20
 """So often it looks again for processes that were just beginning."""
 
 
 @contextmanager
-def guarded(folder: Path, last_words: str, terminal: IO[str]) -> Iterator[None]:
+def guarded(folder: Path, last_words: str, terminal: IO[str]) -> Iterator[Callable[[], None]]:
     """Have the processes of a Ray killed at the end of the block, or of this process.
+
+    What it yields is for a process that ends at once and has told the user: no last words then.
 
     Args:
         folder: Of that Ray alone; its daemons name it in their command lines. It is removed where
@@ -45,8 +49,14 @@ def guarded(folder: Path, last_words: str, terminal: IO[str]) -> Iterator[None]:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     ) as guardian:
+
+        def has_told() -> None:
+            with suppress(OSError, ValueError):  # it was killed itself, or has been left already
+                assert guardian.stdin is not None
+                os.write(guardian.stdin.fileno(), TOLD)
+
         try:
-            yield
+            yield has_told
         finally:
             with suppress(OSError):  # it was killed itself
                 guardian.communicate(LEFT)
@@ -59,48 +69,35 @@ def watch(folder: str, last_words: str) -> None:
     # A process that the driver has forked may hold the other end of the pipe: so both are asked.
     while os.getppid() == driver and not select.select([sys.stdin], [], [], LOOK_S)[0]:
         seen.update(_rays_of(driver, folder))
-    is_alive = bool(select.select([sys.stdin], [], [], 0)[0]) and os.read(0, len(LEFT)) == LEFT
+    said = os.read(0, len(LEFT)) if select.select([sys.stdin], [], [], 0)[0] else b""
     seen.update(_rays_of(driver, folder))
     for _ in range(ROUNDS):
-        left = {pid: began for pid, began in seen.items() if _began(pid) == began}
-        left.update((pid, _began(pid)) for pid in _naming(folder, driver))
+        left = {pid for pid, since in seen.items() if since and began(pid) == since}
+        left |= _naming(folder, driver)
         if not left:
             break
         for pid in left:
             with suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.05)
-    if not is_alive:
+    if said != LEFT:
         shutil.rmtree(folder, ignore_errors=True)
+    if not said:
         with suppress(OSError):  # the terminal may have been closed
             print(last_words, flush=True)
 
 
 def _rays_of(driver: int, folder: str) -> dict[int, str]:
     """Return the driver's daemons and all below them: number and time of beginning."""
-    daemons = [child for child in children(driver) if _names(child, folder)]
+    daemons = [child for child in children(driver) if names(child, folder)]
     daemons = [daemon for daemon in daemons if daemon != os.getpid()]
     below = [process for daemon in daemons for process in descendants(daemon)]
-    return {pid: _began(pid) for pid in (*daemons, *below)}
+    return {pid: began(pid) for pid in (*daemons, *below)}
 
 
-def _naming(folder: str, driver: int) -> list[int]:
+def _naming(folder: str, driver: int) -> set[int]:
     numbers = {int(entry.name) for entry in Path("/proc").glob("[0-9]*")} - {os.getpid(), driver}
-    return [pid for pid in numbers if _names(pid, folder)]
-
-
-def _names(pid: int, folder: str) -> bool:
-    with suppress(OSError):
-        return os.fsencode(folder) in Path("/proc", str(pid), "cmdline").read_bytes()
-    return False
-
-
-def _began(pid: int) -> str:
-    """Return when a process began, in ticks since the machine's start; empty if it has ended."""
-    with suppress(OSError):
-        fields = Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()
-        return "" if fields[0] in "ZX" else fields[19]
-    return ""
+    return {pid for pid in numbers if names(pid, folder)}
 
 
 if __name__ == "__main__":

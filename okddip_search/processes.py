@@ -1,7 +1,6 @@
 """The processes below a process, as Linux tells them; elsewhere there are none to be seen."""
 
 import os
-import signal
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,8 +22,19 @@ def descendants(process: int) -> list[int]:
     return found
 
 
-def kill_descendants() -> None:
-    """Kill all that this process has begun, Ray's agents too, which would live for a minute."""
-    for process in descendants(os.getpid()):
-        with suppress(OSError):
-            os.kill(process, signal.SIGKILL)
+def began(process: int) -> str:
+    """Return when a process began, in ticks since the machine's start; empty if it has ended.
+
+    With its number, this tells it from a later one.
+    """
+    with suppress(OSError):
+        fields = Path("/proc", str(process), "stat").read_text().rpartition(")")[2].split()
+        return "" if fields[0] in "ZX" else fields[19]
+    return ""
+
+
+def names(process: int, text: str) -> bool:
+    """Return whether a process's command line contains a text."""
+    with suppress(OSError):
+        return os.fsencode(text) in Path("/proc", str(process), "cmdline").read_bytes()
+    return False

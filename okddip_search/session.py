@@ -285,7 +285,7 @@ def open_session(request: Request, how_to_go_on: str) -> Iterator[Session]:
         data = _load_data(request.spec, directory, terminal)
         stop.check()
         with ray_cluster(
-            request.spec.resources, request.gpus, request.address, terminal.file
+            request.spec.resources, request.gpus, request.address, terminal.file, stop
         ) as nodes:
             stop.take_over()  # Ray has put a handler of its own over SIGTERM, which aborts
             stop.check()

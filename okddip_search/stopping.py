@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
-from okddip_search.processes import kill_descendants
-
 if TYPE_CHECKING:
     from okddip_search.bridge import StudyBridge  # it imports ray, which takes seconds
 
@@ -58,6 +56,7 @@ class StopSwitch:
         self.how_to_go_on = how_to_go_on
         self.say = say
         self._bridge: StudyBridge | None = None
+        self._at_once: Callable[[], None] | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -95,10 +94,20 @@ class StopSwitch:
         finally:
             self._bridge = None
 
+    @contextmanager
+    def at_once(self, call: Callable[[], None]) -> Iterator[None]:
+        """Call this, from the signal's handler, when a second signal ends the command."""
+        self._at_once = call
+        try:
+            yield
+        finally:
+            self._at_once = None
+
     def _throw(self, number: int, frame: FrameType | None) -> None:
         if self.is_thrown:  # everything reported is on disk, so nothing needs tidying
             self.say(f"Stopped at once. Go on with:  {self.how_to_go_on}")
-            kill_descendants()
+            if self._at_once is not None:
+                self._at_once()
             os._exit(STOPPED)
         self.is_thrown = True
         what = ""

@@ -7,42 +7,32 @@ import sys
 import time
 
 import pytest
+from search_helpers import wait_until
+
+from okddip_search.processes import began
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell")
 # A daemon that names the folder, a child of it that does not, and a process that is none of Ray's.
 DRIVER = """
-import subprocess, sys, time
+import os, subprocess, sys, time
 from pathlib import Path
 from okddip_search.guardian import guarded
 
 folder = Path(sys.argv[1])
-with guarded(folder, "last words", sys.stdout):
+with guarded(folder, "last words", sys.stdout) as has_told:
     tree = ["sh", "-c", "sleep 60 & echo $!; sleep 61; true", str(folder)]
     daemon = subprocess.Popen(tree, stdout=subprocess.PIPE, text=True)
     other = subprocess.Popen(["sleep", "62"], stdout=subprocess.DEVNULL)
     print(daemon.pid, daemon.stdout.readline().strip(), other.pid, flush=True)
     time.sleep(1)
     print("seen", flush=True)
-    sys.stdin.readline()
+    if sys.stdin.readline() == "end at once\\n":
+        has_told()
+        os._exit(130)
 print("left", flush=True)
 sys.stdin.readline()
 other.kill()
 """
-
-
-def alive(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -59,17 +49,17 @@ def driver(tmp_path):
     yield process, (daemon, child), other, folder
     process.kill()
     process.communicate()
-    if alive(other):
+    if began(other):
         os.kill(other, signal.SIGKILL)
 
 
 def test_the_ray_of_a_killed_driver_is_ended_and_its_folder_removed(driver):
     process, rays, other, folder = driver
-    assert all(map(alive, rays))
+    assert all(map(began, rays))
     process.kill()
-    wait_for(lambda: not any(map(alive, rays)))
-    wait_for(lambda: not folder.exists())
-    assert alive(other)
+    wait_until(lambda: not any(map(began, rays)))
+    wait_until(lambda: not folder.exists())
+    assert began(other)
     assert process.communicate()[0] == "last words\n"
 
 
@@ -78,17 +68,25 @@ def test_a_driver_that_leaves_its_ray_goes_on_without_it(driver):
     process.stdin.write("leave\n")
     process.stdin.flush()
     assert process.stdout.readline() == "left\n"
-    assert not any(map(alive, rays))
-    assert alive(other)
+    assert not any(map(began, rays))
+    assert began(other)
     assert folder.exists()  # its own to remove
     assert process.communicate("end\n", timeout=20)[0] == ""  # no last words
     assert process.returncode == 0
+
+
+def test_the_ray_of_a_driver_that_has_told_the_user_is_ended_without_a_word(driver):
+    process, rays, other, folder = driver
+    assert process.communicate("end at once\n", timeout=20)[0] == ""
+    assert process.returncode == 130
+    assert not any(map(began, rays)) and not folder.exists()
+    assert began(other)
 
 
 def test_a_daemon_whose_parent_died_before_is_ended_too(driver):
     process, (daemon, child), _, _ = driver
     os.kill(daemon, signal.SIGKILL)
     time.sleep(0.5)
-    assert alive(child)
+    assert began(child)
     process.kill()
-    wait_for(lambda: not alive(child))
+    wait_until(lambda: not began(child))
