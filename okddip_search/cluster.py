@@ -178,19 +178,20 @@ def call_in_worker(
         "num_returns": "streaming",
     }
     answers = ray.remote(**options)(_placed_then_called).remote(function, arguments, named)
-    waiting: Wait | None = Wait(f"No worker ({function.__name__})", cpus, gpus)
-    while True:
-        while not ray.wait([answers], timeout=0.5)[0]:  # signals are heard in between
-            if stop.is_thrown:
-                ray.cancel(answers, force=True)
-                stop.check()
-            if waiting is not None:
-                _tell(waiting, stop.say)
-        answer = ray.get(next(answers))
-        if waiting is None:
-            result: T = answer
-            return result
-        waiting = None
+    waiting = Wait(f"No worker ({function.__name__})", cpus, gpus)
+    _next_of(answers, stop, lambda: _tell(waiting, stop.say))
+    result: T = _next_of(answers, stop, lambda: None)
+    return result
+
+
+def _next_of(answers: Any, stop: StopSwitch, meanwhile: Callable[[], None]) -> Any:
+    """Wait for a task's next answer, with a call every half second."""
+    while not ray.wait([answers], timeout=0.5)[0]:  # signals are heard in between
+        if stop.is_thrown:
+            ray.cancel(answers, force=True)
+            stop.check()
+        meanwhile()
+    return ray.get(next(answers))
 
 
 def _placed_then_called(
