@@ -19,6 +19,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import optuna
 from ray import tune
+from ray.exceptions import RayError
 from rich.console import Console
 
 from okddip_search.agenda import Agenda
@@ -352,7 +353,11 @@ def _settle(
     _as_run(spec, allotment)  # a mistake is told before anything is timed
     node_cpus = max(node.cpus for node in nodes)
     ask = partial(call_in_worker, stop)
-    speed = find_speed(spec, allotment, shape, node_cpus, request.directory, ask)
+    try:
+        speed = find_speed(spec, allotment, shape, node_cpus, request.directory, ask)
+    except RayError:  # trials that decide by rule are better than none, and tell what is wrong
+        logger.exception("timing")
+        speed = Speed()
     allotment = allot(speed.share(resources), nodes, asked_gpus=request.gpus)
     return _as_run(speed.applied_to(spec), allotment), allotment, speed
 

@@ -5,7 +5,6 @@ of the space, and trials share a device in the number that gets most done. They 
 when a search begins: trials that were computed differently would not compare.
 """
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,8 +17,6 @@ from okddip_search.spec import SearchSpec
 from trainer.config import TrainConfig
 from trainer.files import read_json, write_json
 from trainer.texts import shown
-
-logger = logging.getLogger(__name__)
 
 SPEED = "speed.json"
 WORTH = 1.05
@@ -133,19 +130,13 @@ def find_speed(
         shape: Of the images: channels, height, width, classes.
         node_cpus: Cores of the largest machine.
         directory: Of the search.
-        ask: Runs the measurement.
+        ask: Runs the measurement; what it raises is passed on.
     """
     known = load_speed(directory)
     if known is not None:
         return known
-    try:
-        speed = _fastest_variant(spec, allotment, shape, ask)
-        speed = _best_packing(speed, speed.applied_to(spec), allotment, shape, node_cpus, ask)
-    except UserError:  # there is no place for a worker
-        raise
-    except Exception:  # trials that decide by rule are better than none, and tell what is wrong
-        logger.exception("timing")
-        return Speed()
+    speed = _fastest_variant(spec, allotment, shape, ask)
+    speed = _best_packing(speed, speed.applied_to(spec), allotment, shape, node_cpus, ask)
     if speed.chosen:
         write_json(directory / SPEED, vars(speed))
     return speed

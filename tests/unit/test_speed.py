@@ -1,7 +1,9 @@
 """What is left to the machine is timed once a search, and chosen only where it is worth it."""
 
 import pytest
+from ray.exceptions import WorkerCrashedError
 
+from okddip_search import session
 from okddip_search.errors import UserError
 from okddip_search.resources import Node, allot
 from okddip_search.space import load_space
@@ -15,7 +17,9 @@ from okddip_search.speed import (
     most_gets_done,
     open_variants,
 )
+from okddip_search.stopping import StopSwitch
 from trainer.config import TrainConfig
+from trainer.data import load_development_data
 from trainer.timing import Shape, Variant, side_by_side, time_variants
 
 SPACE = """\
@@ -144,10 +148,16 @@ def test_runs_that_do_not_fit_are_told_from_slow_ones():
     assert side_by_side(config, Shape(1, 4, 4, 10), 1) is None  # the process ended
 
 
-def test_a_search_goes_on_where_nothing_can_be_timed(tmp_path):
-    def ask(function, *arguments, cpus, gpus):
-        raise RuntimeError("no worker")
+def test_a_search_goes_on_where_the_worker_that_times_dies(tmp_path, monkeypatch):
+    def dies(*arguments, **named):
+        raise WorkerCrashedError
 
+    monkeypatch.setattr(session, "call_in_worker", dies)
     spec = space(tmp_path)
-    allotment = allot(spec.resources, [Node(2, 0)], asked_gpus=0)
-    assert find_speed(spec, allotment, DIGITS, 2, tmp_path, ask) == Speed()
+    request = session.Request(spec, tmp_path, False, 0, None, None, "")
+    data = load_development_data(spec.data)
+    stop = StopSwitch(print, "again")
+    as_run, allotment, speed = session._settle(request, [Node(2, 0)], data, stop)
+    assert (speed, allotment.slots) == (Speed(), 2)
+    assert as_run.trainer["executor"] == "auto"
+    assert not (tmp_path / "speed.json").exists()
