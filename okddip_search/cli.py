@@ -21,6 +21,7 @@ from okddip_search.resumed import left_as_it_was, require_unchanged
 from okddip_search.space import SearchSpec, bundled_spaces, load_space, summary_of
 from okddip_search.stopping import STOPPED, quit_on_signals
 from trainer.__main__ import main as train
+from trainer.files import expanded
 
 if TYPE_CHECKING:
     from okddip_search.session import Request  # it imports ray
@@ -144,7 +145,7 @@ def _rooted(spec: SearchSpec) -> SearchSpec:
     """Make the place of the data absolute: searches are resumed, winners trained, from anywhere."""
     if spec.data.root is None:
         return spec
-    root = str(Path(os.path.expanduser(spec.data.root)).absolute())
+    root = str(expanded(spec.data.root).absolute())
     return replace(spec, data=spec.data.model_copy(update={"root": root}))
 
 

@@ -7,7 +7,6 @@ the estimate against one).
 
 import itertools
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from okddip_search.dimensions import CategoricalDimension
 from okddip_search.settings import ConfirmSettings
 from okddip_search.spec import SearchSpec
 from trainer.config import DataConfig, TrainConfig
+from trainer.files import expanded
 from trainer.strict_model import ConfigError
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
@@ -156,7 +156,7 @@ def _decoded_bytes(spec: SearchSpec) -> int:
 
 
 def _root(data: DataConfig) -> Path:
-    return Path(os.path.expanduser(data.root or "."))  # Path.expanduser fails on ~nobody
+    return expanded(data.root or ".")
 
 
 def _footprints(configs: list[TrainConfig], data: DataConfig) -> list[tuple[int, int]] | None:

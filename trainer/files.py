@@ -14,6 +14,11 @@ class LockedError(RuntimeError):
     """Another process holds the lock."""
 
 
+def expanded(path: str) -> Path:
+    """Return a path with ``~`` and ``~user`` replaced; unknown users stay as written."""
+    return Path(os.path.expanduser(path))  # Path.expanduser fails on ~nobody
+
+
 def is_disk_full(error: OSError) -> bool:
     """Say whether a file could not be written for want of room, the user's share included."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from trainer.config import DataConfig
 from trainer.corrupt import for_each_image, open_rgb, require_decodable
+from trainer.files import expanded
 from trainer.images import DataError, ImageSet, Part, some
 from trainer.texts import is_plain, printable
 
@@ -61,7 +62,7 @@ def list_image_folder(
         DataError: There are no classes, or not the same in both parts, or a class is empty.
     """
     assert config.root is not None  # DataConfig sees to it
-    root = Path(os.path.expanduser(config.root)).absolute()  # Path.expanduser fails on ~nobody
+    root = expanded(config.root).absolute()
     folder, class_names = root / part, _class_names(root / "train")
     if part == "test" and (names := _class_names(folder)) != class_names:
         odd = sorted(set(names) ^ set(class_names))

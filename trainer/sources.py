@@ -8,7 +8,6 @@ import gzip
 import hashlib
 import io
 import math
-import os
 import pickle
 import struct
 import tarfile
@@ -23,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainer.config import DataConfig, DatasetName
-from trainer.files import write_atomically
+from trainer.files import expanded, write_atomically
 from trainer.image_folder import list_image_folder, read_image_folder, told
 from trainer.images import DataError, ImageSet, Part, stratified_draw
 
@@ -231,8 +230,7 @@ _REPLACE = "delete it and set data.download: true, or put the original file ther
 
 
 def _root(config: DataConfig) -> Path:
-    # Path.expanduser fails on ~nobody.
-    return Path(os.path.expanduser(config.root)) if config.root else DEFAULT_ROOT
+    return expanded(config.root) if config.root else DEFAULT_ROOT
 
 
 def _missing(data_set: str, name: str, folders: Sequence[Path]) -> DataError:
