@@ -11,6 +11,7 @@ from side_by_side import (
     STD,
     elsewhere,
     machine,
+    often,
     random_data,
     reference_group,
     take_turns,
@@ -48,16 +49,6 @@ def reference_work(
     return {"evaluation": evaluation, "whole epoch": epoch}
 
 
-def often(function, argument):
-    """Call a function of milliseconds so often that nobody's threads are still awake at its end."""
-
-    def calls() -> None:
-        for _ in range(CALLS):
-            function(argument)
-
-    return calls
-
-
 @click.command()
 @click.option("--model", default="resnet32", show_default=True)
 @click.option("--width", default=1.0, show_default=True)
@@ -79,8 +70,8 @@ def main(
         work = {(part, "reference"): call for part, call in theirs.items()}
         logits = torch.randn(validation, 3, 10)
         members = [torch.softmax(member, dim=1) for member in logits.unbind(1)]
-        work["diversity alone", "reference"] = often(reference.diversity_sum, members)
-        work["diversity alone", "trainer"] = often(metrics.pairwise_diversity, logits)
+        work["diversity alone", "reference"] = often(CALLS, reference.diversity_sum, members)
+        work["diversity alone", "trainer"] = often(CALLS, metrics.pairwise_diversity, logits)
         fields = {"model": model, "width": width, "structure": structure, "epochs": 1000}
         for (precision, executor), t in trainers(data, num_threads=threads, **fields).items():
             if precision == "fp32":  # which evaluation always is

@@ -12,12 +12,14 @@ from side_by_side import (
     VARIANTS,
     elsewhere,
     machine,
+    often,
     random_data,
     reference_group,
     take_turns,
     trainers,
 )  # fmt: skip
 
+from trainer.engine import Trainer
 from trainer.hardware import available_cores
 from trainer.methods.base import Batch
 
@@ -37,12 +39,11 @@ def reference_step(
     optimizer = reference.make_optimizer(group)
     images = random_data(batch, 100, size).train
     inputs, labels = next(iter(reference.loader(images, MEAN, STD, batch=batch, train=True)))
+    return {"reference": often(count, reference.train_step, group, optimizer, inputs, labels)}
 
-    def turn() -> None:
-        for _ in range(count):
-            reference.train_step(group, optimizer, inputs, labels)
 
-    return {"reference": turn}
+def step(trainer: Trainer, inputs: Batch) -> None:
+    trainer.learner.step(inputs)["total"].item()
 
 
 def turns(
@@ -55,12 +56,7 @@ def turns(
     for variant, trainer in trainers(data, num_threads=threads, **fields).items():
         inputs = Batch(*next(trainer._batches.epoch(0, 0)), 1.0)
         trainer.learner.model.train()
-
-        def turn(trainer=trainer, inputs=inputs) -> None:
-            for _ in range(count):
-                trainer.learner.step(inputs)["total"].item()
-
-        work[variant] = turn
+        work[variant] = often(count, step, trainer, inputs)
     return work
 
 

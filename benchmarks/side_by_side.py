@@ -79,6 +79,16 @@ def take_turns(
     return {name: statistics.median(samples) for name, samples in times.items()}
 
 
+def often(times: int, function: Callable[..., object], *arguments: object) -> Callable[[], None]:
+    """Make one call of several: too short ones end while others' threads are still awake."""
+
+    def calls() -> None:
+        for _ in range(times):
+            function(*arguments)
+
+    return calls
+
+
 def elsewhere(
     make: Callable[..., Mapping[str, Callable[[], object]]], *arguments: object
 ) -> dict[str, Callable[[], object]]:
