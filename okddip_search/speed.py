@@ -16,6 +16,7 @@ from okddip_search.settings import ResourceSettings
 from okddip_search.spec import SearchSpec
 from trainer.config import TrainConfig
 from trainer.files import read_json, write_json
+from trainer.registry import METHODS
 from trainer.texts import shown
 
 SPEED = "speed.json"
@@ -60,12 +61,14 @@ class Speed:
         chosen: ``executor``, ``precision``, ``trials_per_gpu`` or ``cpus_per_trial``, as far as the
             space leaves them to the machine.
         seconds: Of a short epoch, by executor and precision.
+        left_out: Why, by executor and precision.
         tried: Trials at a time.
         device: Where it was measured.
     """
 
     chosen: Mapping[str, Any] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
     tried: Sequence[Mapping[str, Any]] = ()
     device: str = ""
 
@@ -77,7 +80,8 @@ class Speed:
         parts = [f"{name} {value}" for name, value in self.chosen.items()]
         times = [f"{name} {1000 * s:.0f} ms" for name, s in self.seconds.items()]
         loads = [f"{t['trials']} at a time {t['steps_per_s']:.1f} steps/s" for t in self.tried]
-        return f"Chosen by timing: {', '.join(parts)} ({'; '.join([*times, *loads])})"
+        not_timed = [f"{name} left out: {why}" for name, why in self.left_out.items()]
+        return f"Chosen by timing: {', '.join(parts)} ({'; '.join([*times, *loads, *not_timed])})"
 
     def applied_to(self, spec: SearchSpec) -> SearchSpec:
         """Return the spec with executor and precision as chosen."""
@@ -145,7 +149,7 @@ def find_speed(
 def _fastest_variant(
     spec: SearchSpec, allotment: Allotment, shape: Sequence[int], ask: Ask
 ) -> Speed:
-    variants = open_variants(spec)
+    variants = open_variants(spec, on_gpu=allotment.gpus_per_trial > 0)
     if len(variants) < 2:
         return Speed()
     config = _as_run(spec.example(), allotment.threads_per_trial, allotment)
@@ -159,28 +163,46 @@ def _fastest_variant(
     executor, precision = fastest(seconds)
     chosen = {"executor": executor, "precision": precision}
     left = {k: v for k, v in chosen.items() if v != "auto" and spec.trainer.get(k) == "auto"}
-    return Speed(left, {f"{e} {p}": s for (e, p), s in seconds.items()}, (), answer["device"])
+    return Speed(
+        left,
+        {f"{e} {p}": s for (e, p), s in seconds.items()},
+        answer["left_out"],
+        device=answer["device"],
+    )
 
 
-def open_variants(spec: SearchSpec) -> list[tuple[str, str]]:
+def open_variants(spec: SearchSpec, *, on_gpu: bool) -> list[tuple[str, str]]:
     """Return the pairs of executor and precision that the space leaves open, the plain one first.
 
-    Networks that are searched may not all be fusable: each trial then decides by rule.
+    Networks that are searched may not all be fusable: each trial then decides by rule. A CUDA graph
+    has to suit every trial, and the rivals in the confirmation.
     """
 
     def options(name: str, *known: str) -> list[str]:
         value = spec.trainer.get(name, TrainConfig.model_fields[name].default)
         return list(known) if value == "auto" else [value]
 
-    executors = ["auto"] if "model" in spec.search else options("executor", "separate", "fused")
+    graphed = ["graphed"] if on_gpu and _steps_are_alike(spec) else []
+    known = ["separate", "fused", *graphed]
+    executors = ["auto"] if "model" in spec.search else options("executor", *known)
     if "executor" in spec.search or "precision" in spec.search:
         return []
     return [(e, p) for p in options("precision", "fp32", "bf16") for e in executors]
 
 
+def _steps_are_alike(spec: SearchSpec) -> bool:
+    """Say whether a CUDA graph can repeat the steps of all that is trained."""
+    methods = {spec.trainer.get("method", TrainConfig.model_fields["method"].default)}
+    if "method" in spec.search:
+        methods.update(spec.search["method"].values())
+    if spec.confirm is not None:
+        methods.update(spec.confirm.methods)
+    return not spec.data.streaming and all(METHODS[method].same_steps for method in methods)
+
+
 def left_to_timing(spec: SearchSpec) -> list[str]:
     """Return the fields of the space that are timed when its search begins."""
-    fields = ["executor", "precision"] if len(open_variants(spec)) > 1 else []
+    fields = ["executor", "precision"] if len(open_variants(spec, on_gpu=False)) > 1 else []
     left = [name for name in fields if spec.trainer.get(name) == "auto"]
     return left + [name for name in _PACKING if getattr(spec.resources, name) == "auto"]
 
@@ -250,15 +272,20 @@ def measure_variants(
     """Time executors and precisions; runs in a worker.
 
     Returns:
-        ``seconds``: rows of executor, precision and seconds; ``device``: its name.
+        ``seconds``: rows of executor, precision and seconds; ``left_out``: why others were not
+        timed, by name; ``device``: its name.
     """
     from trainer.hardware import device_name, resolve_device
+    from trainer.proof import doubt
     from trainer.timing import Shape, Variant, time_variants
 
-    run = TrainConfig(**config)
-    times = time_variants(run, Shape(*shape), [Variant(*variant) for variant in variants])
+    run, images = TrainConfig(**config), Shape(*shape)
+    tried = [Variant(*variant) for variant in variants]
+    doubts = {v: doubt(run, images, v) for v in tried if v.executor == "graphed"}
+    times = time_variants(run, images, [variant for variant in tried if not doubts.get(variant)])
     return {
         "seconds": [[*variant, s] for variant, s in times.items()],
+        "left_out": {" ".join(variant): why for variant, why in doubts.items() if why},
         "device": device_name(resolve_device(run)),
     }
 

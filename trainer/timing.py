@@ -160,8 +160,13 @@ def _start() -> "subprocess.Popen[str]":
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        env=child_environment(),
     )
+
+
+def child_environment() -> dict[str, str]:
+    """Return an environment in which another Python finds the modules that this one does."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
 def _told(children: "Sequence[subprocess.Popen[str]]", line: str) -> list[str]:

@@ -18,7 +18,7 @@ from okddip_search.study import JOURNAL, open_study, trials_in
 
 SPEC = load_space("digits")
 SPEED_VALUES = vars(
-    Speed({"executor": "fused", "cpus_per_trial": 1.0}, {"fused fp32": 0.5},
+    Speed({"executor": "fused", "cpus_per_trial": 1.0}, {"fused fp32": 0.5}, {"graphed fp32": "r"},
           [{"trials": 1, "steps_per_s": 3.0, "memory_gib": 0.0}], "CPU")
 )  # fmt: skip
 OPENINGS = [

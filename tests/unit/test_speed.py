@@ -14,6 +14,7 @@ from okddip_search.speed import (
     find_speed,
     left_to_timing,
     load_speed,
+    measure_variants,
     most_gets_done,
     open_variants,
 )
@@ -96,9 +97,39 @@ def test_only_what_is_left_open_is_a_variant(tmp_path, trainer, search, variants
     text = "".join(f"{k}: {v}\n" for k, v in fields.items())
     text += f"search:\n  lr: {{type: float, low: 0.1, high: 0.2}}\n  {search}\n"
     spec = space(tmp_path, "name: t\n" + text)
-    assert [" ".join(variant) for variant in open_variants(spec)] == variants
+    assert [" ".join(variant) for variant in open_variants(spec, on_gpu=False)] == variants
     left = [name for name in ("executor", "precision") if f"{name}: auto" in trainer]
     assert left_to_timing(spec) == (left if len(variants) > 1 else [])
+
+
+@pytest.mark.parametrize(
+    ("more", "is_tried"),
+    [
+        ("", True),
+        ("confirm: {methods: [single, dml]}", True),
+        ("confirm: {methods: [single, codistillation]}", False),  # its steps are not alike
+        ("trainer: {method: codistillation, executor: auto}", False),
+        ("trainer: {executor: separate}", False),
+    ],
+)
+def test_a_cuda_graph_is_tried_where_it_suits_all_that_is_trained(tmp_path, more, is_tried):
+    base = "name: t\ndata: {name: digits}\nsearch: {lr: {type: float, low: 0.1, high: 0.2}}\n"
+    trainer = "" if more.startswith("trainer") else "trainer: {executor: auto}\n"
+    spec = space(tmp_path, base + trainer + more)
+    assert ("graphed", "fp32") not in open_variants(spec, on_gpu=False)
+    assert (("graphed", "fp32") in open_variants(spec, on_gpu=True)) is is_tried
+
+
+def test_a_cuda_graph_that_cannot_be_trusted_is_left_out_and_told(tmp_path):
+    config = space(tmp_path).example().to_dict() | {"device": "cpu", "num_threads": 1}
+    answer = measure_variants(config, DIGITS, [("separate", "fp32"), ("graphed", "fp32")])
+    assert [row[:2] for row in answer["seconds"]] == [["separate", "fp32"]]
+    why = answer["left_out"]["graphed fp32"]
+    assert "CUDA graphs on a GPU alone, not on cpu" in why
+    speed = Speed({"executor": "separate"}, {"separate fp32": 0.01}, answer["left_out"])
+    assert speed.words == (
+        f"Chosen by timing: executor separate (separate fp32 10 ms; graphed fp32 left out: {why})"
+    )
 
 
 @pytest.mark.parametrize(
