@@ -8,7 +8,6 @@ launched operation by operation takes a share of the images and is multiplied: i
 proportional to them. The reference's evaluation is measured on 512 images.
 """
 
-import multiprocessing
 import subprocess
 import time
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from typing import NamedTuple
 import click
 import reference
 import torch
-from side_by_side import MEAN, STD, random_data, reference_group, take_turns
+from side_by_side import MEAN, STD, at_once, random_data, reference_group, take_turns
 
 from trainer.config import TrainConfig
 from trainer.data import ResidentData
@@ -132,42 +131,27 @@ def alone(structure: str, budget_s: float) -> None:
         print(f"{line}  ({rows[name].measured})", flush=True)
 
 
-def packed_trial(structure: str, precision: str, executor: str, ready, ends) -> None:
+def packed_trial(structure: str, precision: str, executor: str):
     full_precision()
-    try:
-        trainer = Trainer(configuration(structure, precision, executor), images(1.0))
-        trainer.run_epoch()
-        ready.wait()
-    except Exception as error:
-        ready.abort()  # nobody need wait for this one
-        ends.put(f"{type(error).__name__}: {error}")
-        return
-    started = time.time()
-    for _ in range(PACKED_EPOCHS):
-        trainer.run_epoch()
-    ends.put((started, time.time()))
+    trainer = Trainer(configuration(structure, precision, executor), images(1.0))
+    trainer.run_epoch()
+
+    def epochs() -> tuple[float, float]:
+        started = time.time()
+        for _ in range(PACKED_EPOCHS):
+            trainer.run_epoch()
+        return started, time.time()
+
+    return epochs
 
 
 def packed(structure: str, precision: str, executor: str, count: int, limit_s: float) -> str:
     """Say what a trial-epoch takes where so many processes share the GPU."""
-    context = multiprocessing.get_context("spawn")
-    ready, ends = context.Barrier(count), context.Queue()
-    arguments = (structure, precision, executor, ready, ends)
-    trials = [context.Process(target=packed_trial, args=arguments) for _ in range(count)]
-    for trial in trials:
-        trial.start()
     try:
-        answers = [ends.get(timeout=limit_s) for _ in trials]
-    except Exception as error:
-        return f"skipped: {type(error).__name__} after {limit_s:.0f} s"
-    finally:
-        for trial in trials:
-            trial.join(5)
-            if trial.is_alive():
-                trial.kill()
-    if bad := [answer for answer in answers if isinstance(answer, str)]:
-        return f"skipped: {bad[0]}"
-    starts, stops = zip(*answers, strict=True)
+        spans = at_once(count, limit_s, packed_trial, structure, precision, executor)
+    except RuntimeError as error:
+        return f"skipped: {error}"
+    starts, stops = zip(*spans, strict=True)
     s = (max(stops) - min(starts)) / (count * PACKED_EPOCHS)
     met = "yes" if s <= TARGET_PACKED_S else "no"
     return f"{s:.2f} s a trial-epoch, {1 / s:.2f} trial-epochs a second, target met: {met}"

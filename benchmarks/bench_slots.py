@@ -6,14 +6,20 @@ ResNet-8 of width 8, groups of 4 branches, 28×28 images, batch 128. Every proce
 seconds at the same time as the other one; the table shows steps a second of both together.
 """
 
-import multiprocessing
 import time
-from multiprocessing.synchronize import Barrier
 
 import click
 import reference
 import torch
-from side_by_side import MEAN, STD, machine, random_data, random_images, reference_group
+from side_by_side import (
+    MEAN,
+    STD,
+    at_once,
+    machine,
+    random_data,
+    random_images,
+    reference_group,
+)
 
 from trainer.config import TrainConfig
 from trainer.engine import Trainer
@@ -21,6 +27,7 @@ from trainer.hardware import available_cores
 
 SIZE, BATCH, IMAGES = 28, 128, 512
 ROUNDS = 3
+LIMIT_S = 600.0
 
 
 def reference_epochs(threads: int):
@@ -44,30 +51,18 @@ def our_epochs(threads: int, executor: str, precision: str):
     return Trainer(config, random_data(IMAGES, BATCH, SIZE)).run_epoch
 
 
-def work(make, arguments, seconds: float, together: Barrier, steps) -> None:
+def warmed_up(make, arguments, seconds: float):
     epoch = make(*arguments)
     epoch()
-    together.wait()
-    started, count = time.perf_counter(), 0
-    while time.perf_counter() - started < seconds:
-        epoch()
-        count += IMAGES // BATCH
-    steps.put(count / (time.perf_counter() - started))
 
+    def steps_per_s() -> float:
+        started, count = time.perf_counter(), 0
+        while time.perf_counter() - started < seconds:
+            epoch()
+            count += IMAGES // BATCH
+        return count / (time.perf_counter() - started)
 
-def steps_per_s(make, arguments, processes: int, seconds: float) -> float:
-    context = multiprocessing.get_context("spawn")
-    together, steps = context.Barrier(processes), context.Queue()
-    children = [
-        context.Process(target=work, args=(make, arguments, seconds, together, steps))
-        for _ in range(processes)
-    ]
-    for child in children:
-        child.start()
-    total = sum(steps.get() for _ in children)
-    for child in children:
-        child.join()
-    return total
+    return steps_per_s
 
 
 @click.command()
@@ -86,7 +81,7 @@ def main(seconds: float) -> None:
     found: dict[str, list[float]] = {name: [] for name in rows}
     for _ in range(ROUNDS):  # in turns, so that other load falls on all alike
         for name, (make, arguments) in rows.items():
-            found[name].append(steps_per_s(make, arguments, cores, seconds))
+            found[name].append(sum(at_once(cores, LIMIT_S, warmed_up, make, arguments, seconds)))
     medians = {name: sorted(values)[ROUNDS // 2] for name, values in found.items()}
     base = next(iter(medians.values()))
     print(f"ResNet-8 ×0.5, groups of 4, {SIZE}×{SIZE}, batch {BATCH}; {machine(1)}")

@@ -1,13 +1,16 @@
-"""What the benchmarks share: random images, groups to compare, and turns taken, one at a time."""
+"""What the benchmarks share: images, groups to compare, work in turns and at the same time."""
 
 import multiprocessing
+import queue
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from multiprocessing import Queue
 from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Barrier
 
 import reference
 import torch
@@ -119,6 +122,52 @@ def _serve(pipe: Connection, make: Callable[..., Mapping], arguments: Sequence[o
 def _ask(pipe: Connection, name: str) -> object:
     pipe.send(name)
     return pipe.recv()
+
+
+def at_once(
+    count: int, limit_s: float, make: Callable[..., Callable[[], object]], *arguments: object
+) -> list[object]:
+    """Have several processes do the same at the same time.
+
+    Args:
+        count: Processes.
+        limit_s: Seconds for all of it.
+        make: Of a module; prepares it in each process, and returns what is done when all are ready.
+        arguments: Of ``make``.
+
+    Returns:
+        What was returned by each.
+
+    Raises:
+        RuntimeError: One of them failed, or there was not time enough.
+    """
+    context = multiprocessing.get_context("spawn")
+    ready, answers = context.Barrier(count), context.Queue()
+    shared = (ready, answers, make, arguments)
+    processes = [context.Process(target=_take_part, args=shared) for _ in range(count)]
+    for process in processes:
+        process.start()
+    try:
+        found = [answers.get(timeout=limit_s) for _ in processes]
+    except queue.Empty:
+        raise RuntimeError(f"not done after {limit_s:.0f} s") from None
+    finally:
+        for process in processes:
+            process.join(5)
+            process.kill()
+    if problems := [problem for problem, _ in found if problem]:
+        raise RuntimeError(problems[0])
+    return [answer for _, answer in found]
+
+
+def _take_part(ready: Barrier, answers: Queue, make: Callable, arguments: Sequence) -> None:
+    try:
+        work = make(*arguments)
+        ready.wait()
+        answers.put(("", work()))
+    except Exception as error:
+        answers.put((f"{type(error).__name__}: {error}", None))
+        ready.abort()  # nobody need wait for this one
 
 
 def machine(threads: int) -> str:
