@@ -281,7 +281,7 @@ def _paper(spec: SearchSpec, study: optuna.Study) -> Contender:
             trial.number,
             trial.value if complete else None,
         )
-    defaults = TrainConfig(**spec.trainer, data=spec.data)
+    defaults = spec.configured(spec.trainer)
     return Contender(PAPER, "paper", "the trainer's defaults", _without_seed(defaults))
 
 

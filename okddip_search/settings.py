@@ -154,8 +154,14 @@ class ObjectiveSettings(StrictModel):
     )
     reduce: Literal["last", "best", "mean_last_3"] = Field(
         "last",
-        description="a trial's value: its last epoch, its best, or the mean of the last three",
+        description="a trial's value: its last epoch, its best (whose leader is then handed over), "
+        "or the mean of the last three",
     )
+
+    @property
+    def leader_epoch(self) -> Literal["last", "best"]:
+        """The epoch whose leader is handed over, so that it is the one with the trial's value."""
+        return "best" if self.reduce == "best" else "last"
 
     @property
     def words(self) -> str:

@@ -44,10 +44,12 @@ NEVER_SEARCHED = {
     "precision": "it belongs to the machine",
     "executor": "it belongs to the machine",
     "num_threads": "it belongs to the machine (resources.cpus_per_trial)",
+    "leader_epoch": "it follows from objective.reduce",
 }
 NEVER_FIXED = {
     "data": "it has a section of its own, data:",
     "seed": "set study.seed: each trial's seed is made from it",
+    "leader_epoch": "it follows from objective.reduce",
 }
 
 

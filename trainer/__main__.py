@@ -66,9 +66,9 @@ def _train(config_path: Path, out_dir: Path, open_test: bool) -> None:
                 f"loss {report.train['total']:.3f}"
             )
             progress.update(bar, completed=trainer.epoch, state=state)
-        final = trainer.history[-1]
+        final = trainer.handed_over
     click.echo(
-        f"leader's validation accuracy {final.leader_accuracy:.4%} (last epoch, "
+        f"leader's validation accuracy {final.leader_accuracy:.4%} ({config.leader_epoch} epoch, "
         f"{len(data.validation)} images); written to {out_dir}"
     )
     if open_test:

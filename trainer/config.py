@@ -186,6 +186,11 @@ class TrainConfig(StrictModel):
     num_threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
         None, description="CPU threads; null: all cores this process may use"
     )
+    leader_epoch: Literal["last", "best"] = Field(
+        "last",
+        description="whose leader is handed over: of the last epoch, or of the one with the best "
+        "accuracy on the validation images (the first of equals)",
+    )
     checkpoint_every_s: float = Field(
         10.0,
         ge=0,

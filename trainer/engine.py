@@ -1,5 +1,6 @@
 """The Trainer: one group of networks from its first epoch to its last, on one device."""
 
+import copy
 import dataclasses
 import math
 import os
@@ -176,6 +177,9 @@ class Trainer:
         make_steps = GraphedSteps if graphed else LaunchedSteps
         self._steps: Steps = make_steps(self.learner, self._batches, config.seed)
         self._validation = data.validation_batches(EVALUATION_BATCH[self.device.type], self.device)
+        # Among images that it was trained on, the best epoch is the one that overfits most.
+        self._keeps_best = config.leader_epoch == "best" and not data.is_undivided
+        self._best: dict[str, Tensor] = {}
 
     @property
     def epoch(self) -> int:
@@ -223,6 +227,8 @@ class Trainer:
         if not math.isfinite(report.leader_nll):
             raise NonFiniteLossError(self.epoch, len(self._batches), report.leader_nll)
         self.history.append(report)
+        if self._keeps_best and self.handed_over is report:
+            self._best = {name: t.clone() for name, t in self._leader_tensors().items()}
         return report
 
     def _train_epoch(self, lr: float, ramp_weight: float) -> tuple[dict[str, float], int]:
@@ -245,9 +251,26 @@ class Trainer:
             if not math.isfinite(value):
                 raise NonFiniteLossError(self.epoch, first_step + offset, value)
 
+    @property
+    def handed_over(self) -> EpochReport:
+        """The report of the epoch whose leader is deployed (``leader_epoch``)."""
+        if self._keeps_best:
+            return max(self.history, key=lambda report: report.leader_accuracy)
+        return self.history[-1]
+
     def leader(self) -> Network:
-        """Return the network that is deployed; it shares the group's weights."""
-        return self.group.leader()
+        """Return the network that is deployed, of the epoch ``handed_over``.
+
+        That of the last epoch shares the group's weights.
+        """
+        leader = self.group.leader()
+        if self._best:
+            leader = copy.deepcopy(leader)
+            leader.load_state_dict({k.removeprefix("best."): t for k, t in self._best.items()})
+        return leader
+
+    def _leader_tensors(self) -> dict[str, Tensor]:
+        return {f"best.{name}": t for name, t in self.group.leader().state_dict().items()}
 
     def save(self, directory: Path) -> None:
         """Commit the whole state (``load`` restores it)."""
@@ -258,7 +281,7 @@ class Trainer:
 
         The data order needs no state: it is a function of seed and epoch.
         """
-        tensors = {**self.learner.tensors(), "rng.cpu": torch.get_rng_state()}
+        tensors = {**self.learner.tensors(), **self._best, "rng.cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             tensors["rng.cuda"] = torch.cuda.get_rng_state(self.device)
         meta = {
@@ -286,6 +309,8 @@ class Trainer:
         tensors = checkpoint.tensors
         history = self._history_of(checkpoint, directory)
         self.learner.load(tensors)
+        mine = self._leader_tensors()
+        self._best = {name: tensors[name].to(self.device) for name in mine if name in tensors}
         torch.set_rng_state(tensors["rng.cpu"])
         if self.device.type == "cuda" and "rng.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["rng.cuda"], self.device)
@@ -299,6 +324,8 @@ class Trainer:
             DamagedCheckpointError: A tensor or a report is not what it must be.
         """
         mine = {**self.learner.tensors(), "rng.cpu": torch.get_rng_state()}
+        if self._keeps_best and checkpoint.meta.get("history"):
+            mine.update(self._leader_tensors())
         for name, tensor in mine.items():
             saved = checkpoint.tensors.get(name)
             if saved is None and name.startswith("momentum."):
@@ -317,6 +344,7 @@ class Trainer:
         saved, mine = checkpoint.meta.get("config"), self.config.to_dict()
         if not isinstance(saved, dict):
             raise DamagedCheckpointError(f"{directory} holds a state without a configuration")
+        saved = {**TrainConfig().to_dict(), **saved}  # an older version's has fewer fields
         changed = sorted(k for k in {*saved, *mine} - WHERE_IT_RUNS if saved.get(k) != mine.get(k))
         if changed:
             raise CheckpointError(

@@ -60,6 +60,8 @@ def footprint(config: TrainConfig, channels: int, num_classes: int) -> Footprint
     tensors = list(model.state_dict().values())
     if config.momentum > 0:
         tensors += [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if config.leader_epoch == "best":
+        tensors += leader.state_dict().values()
     state = _bytes([*tensors, torch.get_rng_state()])
     return Footprint(state, _bytes(leader.state_dict().values()))
 

@@ -130,7 +130,7 @@ class TrainingRun:
 
     def _save_leader(self) -> None:
         trainer, images = self.trainer, self._data.train
-        accuracy = None if self._data.is_undivided else trainer.history[-1].leader_accuracy
+        accuracy = None if self._data.is_undivided else trainer.handed_over.leader_accuracy
         info = LeaderInfo(
             model=trainer.config.model,
             width=trainer.config.width,

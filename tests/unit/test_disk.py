@@ -38,6 +38,7 @@ def data():
         {},
         {"structure": "network", "num_peers": 1},
         {"method": "one"},
+        {"leader_epoch": "best"},
         {"method": "codistillation", "structure": "network"},
         {"method": "single", "model": "densenet40_12", "width": 1.0},
     ],

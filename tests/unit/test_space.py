@@ -52,6 +52,7 @@ def test_overrides_change_the_space(tmp_path: Path) -> None:
     assert (spec.name, spec.study.trials, spec.study.timeout) == ("other", 4, 5400)
     assert spec.study.pruner.to_plain() == {"type": "none"}
     assert spec.objective.reduce == "best"
+    assert spec.example().leader_epoch == "best"  # so that the network has the trial's value
 
 
 def test_missing_file_names_the_nearest_bundled_space(tmp_path: Path) -> None:

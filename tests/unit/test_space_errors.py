@@ -102,6 +102,8 @@ WRONG = [
      ["is not a number, text"]),
     ("no trainer field", searching("temprature: {type: float, low: 1, high: 2}"), 10,
      ["no field of the trainer", "'temperature'"]),
+    ("leader's epoch searched", searching("leader_epoch: {type: categorical, choices: [best]}"), 10,
+     ["follows from objective.reduce"]),
     ("seed searched", searching("seed: {type: int, low: 1, high: 2}"), 10, ["cannot be searched"]),
     ("device searched", searching("device: {type: categorical, choices: [cpu]}"), 10, ["machine"]),
     ("data searched", searching("data: {type: categorical, choices: [digits]}"), 10, ["same data"]),
