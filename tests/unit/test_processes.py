@@ -41,7 +41,7 @@ def test_children_and_their_children_are_found(family):
 
 def test_a_process_is_told_by_its_command_line_and_the_time_it_began(family):
     parent, child, grandchild = family
-    assert names(child, "sleep 60 & echo") and not names(grandchild, "echo")
+    assert names(child, "sleep 60 & echo") and not names(child, "sleep 61")
     assert int(began(parent.pid)) <= int(began(child)) <= int(began(grandchild))
     os.kill(child, signal.SIGKILL)
     parent.wait()
