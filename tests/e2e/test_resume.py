@@ -49,7 +49,7 @@ def test_a_driver_killed_twice_loses_nothing(tmp_path):
         kill(driver)
         after = recorded_curves(directory)
         for number, (params, curve) in before.items():
-            assert after[number][0] == params
+            assert params.items() <= after[number][0].items()
             assert list(after[number][1].items())[: len(curve)] == list(curve.items())
         before = after
 
@@ -59,7 +59,7 @@ def test_a_driver_killed_twice_loses_nothing(tmp_path):
     assert len(study.trials) == 8
     for number, (params, curve) in before.items():
         trial = study.trials[number]
-        assert trial.params == params
+        assert params.items() <= trial.params.items()
         assert list(trial.intermediate_values.items())[: len(curve)] == list(curve.items())
 
 
