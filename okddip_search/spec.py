@@ -60,20 +60,20 @@ class SearchSpec:
         for name, dimension in self.search.items():
             if dimension.is_active(values):
                 values[name] = dimension.suggest(name, trial)
-        return self.configured(values, seed=trial_seed(self.study.seed, trial.number))
+        values["seed"] = trial_seed(self.study.seed, trial.number)
+        return self.configured(values)
 
-    def configured(self, values: Mapping[str, Any], **more: Any) -> TrainConfig:
+    def configured(self, values: Mapping[str, Any]) -> TrainConfig:
         """Return the configuration of a run on the space's images, for its objective.
 
         Args:
             values: Fields of ``TrainConfig``.
-            more: Further ones.
 
         Raises:
             ConfigError: They do not go together.
         """
-        chosen = {"leader_epoch": self.objective.leader_epoch, **values, **more}
-        return TrainConfig(**chosen, data=self.data)
+        leader_epoch = self.objective.leader_epoch
+        return TrainConfig(**values, data=self.data, leader_epoch=leader_epoch)
 
     def example(self) -> TrainConfig:
         """Return the first enqueued configuration, the rest from the middle of each range."""

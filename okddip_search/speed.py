@@ -183,8 +183,8 @@ def open_variants(spec: SearchSpec, *, on_gpu: bool) -> list[tuple[str, str]]:
         return list(known) if value == "auto" else [value]
 
     graphed = ["graphed"] if on_gpu and _steps_are_alike(spec) else []
-    known = ["separate", "fused", *graphed]
-    executors = ["auto"] if "model" in spec.search else options("executor", *known)
+    found = options("executor", "separate", "fused", *graphed)
+    executors = ["auto"] if "model" in spec.search else found
     if "executor" in spec.search or "precision" in spec.search:
         return []
     return [(e, p) for p in options("precision", "fp32", "bf16") for e in executors]

@@ -36,6 +36,12 @@ def same(weights, others):
     )
 
 
+def replace_state(directory, checkpoint):
+    for left in directory.glob("state*"):
+        left.unlink()
+    save_checkpoint(directory, checkpoint)
+
+
 @pytest.mark.parametrize("executor", ["separate", "fused"])
 @pytest.mark.parametrize("leader_epoch", ["last", "best"])
 def test_the_leader_of_the_epoch_that_was_asked_for_is_handed_over(
@@ -72,9 +78,7 @@ def test_a_state_without_the_best_leader_is_started_over(data, tmp_path, caplog)
     train(config, data, tmp_path, steps=3)
     found = load_checkpoint(tmp_path)
     without = {name: t for name, t in found.tensors.items() if not name.startswith("best.")}
-    for left in tmp_path.glob("state*"):
-        left.unlink()
-    save_checkpoint(tmp_path, Checkpoint(without, found.meta))
+    replace_state(tmp_path, Checkpoint(without, found.meta))
     with caplog.at_level(logging.WARNING), TrainingRun(config, data, tmp_path) as run:
         assert run.trainer.epoch == 0
     assert "no usable tensor best." in caplog.text
@@ -84,9 +88,7 @@ def test_a_state_of_before_there_was_a_choice_is_gone_on_from(data, tmp_path):
     train(tiny(), data, tmp_path, steps=2)
     found = load_checkpoint(tmp_path)
     del found.meta["config"]["leader_epoch"]
-    for left in tmp_path.glob("state*"):
-        left.unlink()
-    save_checkpoint(tmp_path, found)
+    replace_state(tmp_path, found)
     with TrainingRun(tiny(), data, tmp_path) as run:
         assert run.trainer.epoch == 2
 
