@@ -25,7 +25,7 @@ import click
 
 from okddip_search.trial import OKDDipTrial
 from trainer.config import TrainConfig
-from trainer.files import exclusive_lock, write_json
+from trainer.io.files import exclusive_lock, write_json
 
 SLEEP_S = 0.05
 PEERS = 3

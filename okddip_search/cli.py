@@ -21,7 +21,7 @@ from okddip_search.resumed import left_as_it_was, require_unchanged
 from okddip_search.space import SearchSpec, bundled_spaces, load_space, summary_of
 from okddip_search.stopping import STOPPED, quit_on_signals
 from trainer.__main__ import main as train
-from trainer.files import expanded
+from trainer.io.files import expanded
 
 if TYPE_CHECKING:
     from okddip_search.session import Request  # it imports ray

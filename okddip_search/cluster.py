@@ -23,7 +23,7 @@ from okddip_search.placement import Wait
 from okddip_search.resources import Allotment, Node, allot, count_cpus, count_gpus
 from okddip_search.settings import ResourceSettings
 from okddip_search.stopping import StopSwitch
-from trainer.files import LockedError, exclusive_lock
+from trainer.io.files import LockedError, exclusive_lock
 
 T = TypeVar("T")
 

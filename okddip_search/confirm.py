@@ -61,7 +61,7 @@ from okddip_search.study import (
 )
 from okddip_search.trial import measure_leaders
 from okddip_search.tuned import tune_rivals, tuning_seconds
-from trainer.files import read_json, write_json
+from trainer.io.files import read_json, write_json
 
 ENDED = (TrialState.COMPLETE, TrialState.FAIL)
 

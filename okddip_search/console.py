@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from okddip_search.events import TrialEnd
-from trainer.texts import visible
+from trainer.io.text import visible
 
 REFRESH_PER_S = 2
 PLAIN_WIDTH = 160

@@ -20,11 +20,11 @@ from okddip_search.settings import ConfirmSettings
 from okddip_search.spec import SearchSpec
 from okddip_search.study import paper_trial, trials_in
 from trainer.config import TrainConfig
-from trainer.files import write_atomically
+from trainer.io.files import write_atomically
+from trainer.io.text import shown
+from trainer.io.yaml import YamlError, dump_yaml, parse_yaml, read_text
 from trainer.registry import METHODS
 from trainer.strict_model import ConfigError
-from trainer.strict_yaml import YamlError, dump_yaml, parse_yaml, read_text
-from trainer.texts import shown
 
 PLAN = "plan.yaml"
 PAPER = "paper's setting"

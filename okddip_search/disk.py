@@ -18,7 +18,7 @@ from okddip_search.dimensions import CategoricalDimension
 from okddip_search.settings import ConfirmSettings
 from okddip_search.spec import SearchSpec
 from trainer.config import DataConfig, TrainConfig
-from trainer.files import expanded
+from trainer.io.files import expanded
 from trainer.strict_model import ConfigError
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from okddip_search.errors import UserError
 from okddip_search.events import TrialEnd
-from trainer.files import read_json, write_atomically
+from trainer.io.files import read_json, write_atomically
 
 BEST = "best.yaml"
 LEADER = "leader"

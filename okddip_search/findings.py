@@ -19,7 +19,7 @@ from okddip_search.export import CONFIRM, LEADER, RESULT, TRIALS
 from okddip_search.resources import Allotment
 from okddip_search.settings import ObjectiveSettings
 from okddip_search.study import REASON, SHARE, best_trial
-from trainer.files import read_json
+from trainer.io.files import read_json
 
 FORMAT = 1
 FINDINGS = "confirm.json"

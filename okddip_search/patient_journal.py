@@ -7,7 +7,7 @@ from typing import Any
 
 from optuna.storages.journal import JournalFileBackend
 
-from trainer.files import is_disk_full
+from trainer.io.files import is_disk_full
 
 logger = logging.getLogger(__name__)
 

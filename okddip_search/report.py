@@ -19,7 +19,7 @@ from okddip_search.console import percent, value_text
 from okddip_search.report_charts import make_charts
 from okddip_search.report_data import collect
 from okddip_search.report_sources import read_sources
-from trainer.files import write_atomically, write_json
+from trainer.io.files import write_atomically, write_json
 
 PAGE = "report.html"
 DATA = "report.json"

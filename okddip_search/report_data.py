@@ -26,7 +26,7 @@ from okddip_search.report_confirm_data import cost, failed_runs, noise_floor, wi
 from okddip_search.report_sources import Sources
 from okddip_search.study import FINGERPRINT, PAPER_KEY, REASON
 from trainer.config import TrainConfig
-from trainer.texts import visible
+from trainer.io.text import visible
 
 FORMAT = 1
 ATTENTION_FRAMES = 8

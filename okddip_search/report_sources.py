@@ -24,8 +24,8 @@ from okddip_search.speed import load_speed
 from okddip_search.study import JOURNAL
 from okddip_search.tracking_journal import read as read_operations
 from okddip_search.tracking_store import JOURNAL as TRACKING
-from trainer.files import read_json
-from trainer.texts import shown
+from trainer.io.files import read_json
+from trainer.io.text import shown
 
 SPEC = "spec.yaml"
 FINDINGS = Path(CONFIRM, "confirm.json")

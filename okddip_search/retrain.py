@@ -16,7 +16,7 @@ from okddip_search.export import BEST, CONFIRM, FINAL, LEADER, TRIALS, hand_over
 from okddip_search.findings import name_in_words
 from okddip_search.session import Session
 from okddip_search.study import REASON, open_fixed_study, runs_with
-from trainer.files import read_json, write_json
+from trainer.io.files import read_json, write_json
 
 FACTS = "retrained.json"
 

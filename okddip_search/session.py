@@ -50,7 +50,7 @@ from okddip_search.tune_faces import (
 )
 from okddip_search.watchdog import Watchdog
 from trainer.data import DataError, DevelopmentData, load_development_data
-from trainer.files import write_atomically
+from trainer.io.files import write_atomically
 
 logger = logging.getLogger(__name__)
 

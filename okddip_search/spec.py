@@ -16,7 +16,7 @@ from okddip_search.settings import (
     StudySettings,
 )
 from trainer.config import DataConfig, TrainConfig
-from trainer.strict_yaml import dump_yaml
+from trainer.io.yaml import dump_yaml
 
 FORMAT = 1
 """Of a search directory; it rises when an older version could no longer go on with a new one."""

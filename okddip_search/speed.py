@@ -15,9 +15,9 @@ from okddip_search.resources import Allotment
 from okddip_search.settings import ResourceSettings
 from okddip_search.spec import SearchSpec
 from trainer.config import TrainConfig
-from trainer.files import read_json, write_json
+from trainer.io.files import read_json, write_json
+from trainer.io.text import shown
 from trainer.registry import METHODS
-from trainer.texts import shown
 
 SPEED = "speed.json"
 WORTH = 1.05

@@ -21,8 +21,8 @@ from okddip_search.events import TrialEnd
 from okddip_search.patient_journal import PatientJournal
 from okddip_search.pruning import make_pruner
 from okddip_search.spec import SearchSpec
-from trainer.files import LockedError, exclusive_lock, sync_folder
-from trainer.texts import shown
+from trainer.io.files import LockedError, exclusive_lock, sync_folder
+from trainer.io.text import shown
 
 logger = logging.getLogger(__name__)
 

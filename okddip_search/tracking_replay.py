@@ -19,7 +19,7 @@ from okddip_search.tracking_store import (
     sole_deliverer,
     target_of,
 )
-from trainer.files import LockedError, exclusive_lock
+from trainer.io.files import LockedError, exclusive_lock
 
 _OPERATIONS_PER_TURN = 500
 _PAUSE_S = 1.0  # between turns: lets epochs of all trials gather in one call

@@ -175,7 +175,7 @@ def machine_at_fault(error: Exception) -> Cause | None:
     """
     from torch import OutOfMemoryError
 
-    from trainer.files import LockedError, is_disk_full
+    from trainer.io.files import LockedError, is_disk_full
 
     words = str(error)
     # A library's allocation on a GPU, or torch's on the CPU, fails as a plain RuntimeError.

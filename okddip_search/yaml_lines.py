@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from okddip_search.errors import UserError
-from trainer.strict_yaml import MAX_DEPTH, KeyPath, YamlError, parse_yaml, read_text
-from trainer.texts import shown
+from trainer.io.text import shown
+from trainer.io.yaml import MAX_DEPTH, KeyPath, YamlError, parse_yaml, read_text
 
 MOST_COMPLAINTS = 20
 """Nobody reads more at once."""

@@ -20,9 +20,9 @@ def main(config_path: Path, out_dir: Path | None, open_test: bool) -> None:
     """Train the group that CONFIG (YAML) describes, and write its leader and result.json."""
     from trainer.checkpoint import CheckpointError
     from trainer.data import DataError
-    from trainer.files import LockedError
+    from trainer.io.files import LockedError
+    from trainer.io.text import visible
     from trainer.strict_model import ConfigError
-    from trainer.texts import visible
 
     out_dir = out_dir or Path("runs") / config_path.stem
     try:

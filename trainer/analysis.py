@@ -19,8 +19,8 @@ from trainer import metrics
 from trainer.augment import Batch as LabelledImages
 from trainer.config import DataConfig
 from trainer.data import DataError, DevelopmentData, load_development_data
-from trainer.files import write_json
 from trainer.group import Network
+from trainer.io.files import write_json
 from trainer.leader import load_leader
 from trainer.strict_model import ConfigError
 

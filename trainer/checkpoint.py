@@ -16,9 +16,9 @@ from typing import Any, NamedTuple, Self
 from safetensors.torch import load_file
 from torch import Tensor
 
-from trainer.files import read_json, write_atomically
-from trainer.tensors import write_tensors
-from trainer.texts import shown
+from trainer.io.files import read_json, write_atomically
+from trainer.io.tensors import write_tensors
+from trainer.io.text import shown
 
 logger = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from trainer.io.text import is_plain, shown
 from trainer.registry import METHODS, MODELS, width_problem
 from trainer.strict_model import ConfigError, StrictModel
-from trainer.texts import is_plain, shown
 
 DatasetName = Literal["digits", "fashion_mnist", "cifar10", "cifar100", "image_folder"]
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from trainer.config import DataConfig
-from trainer.files import write_atomically
 from trainer.images import DataError, Part, some
-from trainer.texts import printable, shown
+from trainer.io.files import write_atomically
+from trainer.io.text import printable, shown
 
 if TYPE_CHECKING:
     from PIL import Image

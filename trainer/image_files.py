@@ -13,9 +13,9 @@ from torch import Tensor
 
 from trainer.config import DataConfig
 from trainer.corrupt import check_images, require_decodable
-from trainer.files import read_json, write_json
 from trainer.image_folder import list_image_folder, told
 from trainer.images import Part
+from trainer.io.files import read_json, write_json
 
 
 @dataclass(frozen=True, eq=False)

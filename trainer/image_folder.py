@@ -19,9 +19,9 @@ from torch import Tensor
 
 from trainer.config import DataConfig
 from trainer.corrupt import for_each_image, open_rgb, require_decodable
-from trainer.files import expanded
 from trainer.images import DataError, ImageSet, Part, some
-from trainer.texts import is_plain, printable
+from trainer.io.files import expanded
+from trainer.io.text import is_plain, printable
 
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
 

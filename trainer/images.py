@@ -7,7 +7,7 @@ from typing import Literal, Protocol, Self
 import torch
 from torch import Tensor
 
-from trainer.texts import printable
+from trainer.io.text import printable
 
 Part = Literal["train", "test"]
 

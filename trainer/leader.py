@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from trainer.config import ModelName
-from trainer.files import read_json, write_json
 from trainer.group import Network, single_network
+from trainer.io.files import read_json, write_json
+from trainer.io.tensors import write_tensors
+from trainer.io.text import shown
 from trainer.models import build_architecture, check_size
 from trainer.registry import MODELS
-from trainer.tensors import write_tensors
-from trainer.texts import shown
 
 WEIGHTS = "leader.safetensors"
 INFO = "leader.json"

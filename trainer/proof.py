@@ -13,8 +13,8 @@ from torch import Tensor
 
 from trainer.config import TrainConfig
 from trainer.engine import Trainer
+from trainer.io.text import shown
 from trainer.strict_model import ConfigError
-from trainer.texts import shown
 from trainer.timing import Shape, Variant, child_environment, short_run
 
 EPOCHS = 3

@@ -15,10 +15,10 @@ from trainer.checkpoint import CheckpointWriter, DamagedCheckpointError, drop_pr
 from trainer.config import TrainConfig
 from trainer.data import DevelopmentData
 from trainer.engine import WHERE_IT_RUNS, EpochReport, Trainer
-from trainer.files import LockedError, exclusive_lock, write_json
+from trainer.io.files import LockedError, exclusive_lock, write_json
+from trainer.io.yaml import KeyPath, Parsed, YamlError, parse_yaml, read_text
 from trainer.leader import LeaderInfo, save_leader
 from trainer.strict_model import ConfigError
-from trainer.strict_yaml import KeyPath, Parsed, YamlError, parse_yaml, read_text
 
 logger = logging.getLogger(__name__)
 

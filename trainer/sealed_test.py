@@ -16,9 +16,9 @@ import torch.nn.functional as F
 
 from trainer.augment import Batch, EvaluationBatches
 from trainer.config import DataConfig
-from trainer.files import append_line
 from trainer.image_files import read_image_files
 from trainer.images import DataError, Images, some
+from trainer.io.files import append_line
 from trainer.leader import WEIGHTS, LeaderInfo, load_info, load_leader
 from trainer.sources import read_part
 

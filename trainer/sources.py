@@ -22,9 +22,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainer.config import DataConfig, DatasetName
-from trainer.files import expanded, write_atomically
 from trainer.image_folder import list_image_folder, read_image_folder, told
 from trainer.images import DataError, ImageSet, Part, stratified_draw
+from trainer.io.files import expanded, write_atomically
 
 DEFAULT_ROOT = Path("data")  # under the working directory, where `root: null` looks and downloads
 _DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # package dataset-fashion-mnist

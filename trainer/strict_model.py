@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
-from trainer.texts import shown
+from trainer.io.text import shown
 
 MOST_PROBLEMS = 20
 """Nobody reads more in one message."""

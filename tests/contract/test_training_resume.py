@@ -22,7 +22,7 @@ from trainer.checkpoint import CheckpointError
 from trainer.config import TrainConfig
 from trainer.data import DevelopmentData, load_development_data
 from trainer.engine import Trainer
-from trainer.files import LockedError
+from trainer.io.files import LockedError
 from trainer.run import TrainingRun
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -169,7 +169,7 @@ def test_a_death_at_any_write_leaves_a_usable_state(straight, data, tmp_path, mo
         return call
 
     with monkeypatch.context() as patch:
-        patch.setattr("trainer.tensors.save_file", mortal(save_file))
+        patch.setattr("trainer.io.tensors.save_file", mortal(save_file))
         patch.setattr(os, "fsync", mortal(os.fsync))
         patch.setattr(os, "replace", mortal(os.replace))
         with pytest.raises(Killed):

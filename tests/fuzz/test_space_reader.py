@@ -13,7 +13,7 @@ from okddip_search.errors import UserError
 from okddip_search.plan import first_params
 from okddip_search.space import bundled_spaces, load_space
 from okddip_search.yaml_lines import Document
-from trainer.strict_yaml import MAX_BYTES
+from trainer.io.yaml import MAX_BYTES
 
 SMALL = {
     "name": "t",

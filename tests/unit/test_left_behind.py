@@ -4,7 +4,7 @@ import os
 import time
 
 from okddip_search.cluster import OWNER, PREFIX, STALE_AFTER_S, _remove_stale
-from trainer.files import exclusive_lock
+from trainer.io.files import exclusive_lock
 
 
 def folder_of(place, name, *, age_s):

@@ -27,7 +27,7 @@ from okddip_search.report import render, write_report
 from okddip_search.report_charts import make_charts
 from okddip_search.report_sources import read_sources
 from okddip_search.study import JOURNAL
-from trainer.files import exclusive_lock
+from trainer.io.files import exclusive_lock
 
 
 @pytest.fixture(scope="module")

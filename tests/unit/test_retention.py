@@ -8,7 +8,7 @@ import torch
 from okddip_search.events import TrialEnd
 from okddip_search.retention import Retention, drop_teachers
 from trainer.checkpoint import Checkpoint, DamagedCheckpointError, load_checkpoint, save_checkpoint
-from trainer.files import exclusive_lock
+from trainer.io.files import exclusive_lock
 
 
 def write_run(directory, finished=True):

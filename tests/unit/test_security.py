@@ -34,12 +34,12 @@ from trainer.checkpoint import Checkpoint, DamagedCheckpointError, load_checkpoi
 from trainer.config import DataConfig, TrainConfig
 from trainer.data import DataError, load_development_data, read_part
 from trainer.group import single_network
+from trainer.io.text import visible
 from trainer.leader import LeaderInfo, save_leader
 from trainer.methods.kd import Teacher
 from trainer.models import build_architecture
 from trainer.run import TrainingRun, load_config
 from trainer.strict_model import ConfigError
-from trainer.texts import visible
 
 ROOT = Path(__file__).parents[2]
 

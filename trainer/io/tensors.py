@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from trainer.files import replace_durably
+from trainer.io.files import replace_durably
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

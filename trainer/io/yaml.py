@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from trainer.texts import is_plain, shown
+from trainer.io.text import is_plain, shown
 
 KeyPath = tuple[str | int, ...]
 

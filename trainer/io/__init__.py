@@ -1,0 +1,1 @@
+"""Files, tensors, YAML and text: what any room may need."""
