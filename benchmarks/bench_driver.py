@@ -21,7 +21,7 @@ from okddip_search.setbacks import Share
 from okddip_search.space import load_space
 from okddip_search.study import open_study
 from okddip_search.tracking import Tracker
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 from trainer.engine import Trainer
 
 BINS = 4

@@ -18,11 +18,11 @@ import reference
 import torch
 from side_by_side import MEAN, STD, at_once, random_data, reference_group, take_turns
 
-from trainer.config import TrainConfig
+from trainer.config.strict import ConfigError
+from trainer.config.train import TrainConfig
 from trainer.data import ResidentData
 from trainer.engine import Trainer
 from trainer.group import separate
-from trainer.strict_model import ConfigError
 
 TRAIN, VALIDATION, BATCH, MODEL = 50_000, 10_000, 128, "resnet32"
 SHARE = 0.1

@@ -9,7 +9,7 @@ import click
 from side_by_side import elsewhere, machine, random_data, take_turns
 
 from trainer import engine
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 from trainer.engine import Trainer
 from trainer.evaluation import evaluate
 from trainer.hardware import available_cores

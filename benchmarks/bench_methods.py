@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 import click
 import torch
 
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 from trainer.data import ResidentData
 from trainer.engine import Trainer
 from trainer.hardware import cpu_name

@@ -29,7 +29,7 @@ import ray
 from ray import tune
 
 def train(config):
-    from trainer.config import TrainConfig
+    from trainer.config.train import TrainConfig
     from trainer.data import load_development_data
     from trainer.engine import Trainer
     run = TrainConfig(**config["trainer"])

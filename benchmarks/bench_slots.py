@@ -21,7 +21,7 @@ from side_by_side import (
     reference_group,
 )
 
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 from trainer.engine import Trainer
 from trainer.hardware import available_cores
 

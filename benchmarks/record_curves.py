@@ -23,7 +23,7 @@ import click
 import numpy as np
 
 from okddip_search.space import SearchSpec, load_space
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 
 OUT = Path(__file__).with_name("digits_curves.json.xz")
 EPOCHS_UNRECORDED = -1

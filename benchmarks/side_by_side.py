@@ -16,13 +16,13 @@ import reference
 import torch
 
 from trainer import timing
-from trainer.config import TrainConfig
+from trainer.config.strict import ConfigError
+from trainer.config.train import TrainConfig
 from trainer.data import ResidentData
 from trainer.engine import Trainer
 from trainer.hardware import available_cores, cpu_name
 from trainer.images import ImageSet
 from trainer.models import build_architecture
-from trainer.strict_model import ConfigError
 from trainer.timing import Shape
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import click
 
 from okddip_search.trial import OKDDipTrial
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 from trainer.io.files import exclusive_lock, write_json
 
 SLEEP_S = 0.05

@@ -32,7 +32,7 @@ from okddip_search.setbacks import Share
 from okddip_search.settings import ObjectiveSettings, StudySettings
 from okddip_search.space import load_space
 from okddip_search.spec import SearchSpec
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 
 CURVES = Path(__file__).with_name("digits_curves.json.xz")
 SLOTS = 2

@@ -15,7 +15,7 @@ from optuna.trial import BaseTrial, TrialState
 from okddip_search.sampling import make_sampler
 from okddip_search.settings import ObjectiveSettings
 from okddip_search.spec import SearchSpec
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 
 
 class Agenda(Protocol):

@@ -27,7 +27,7 @@ from okddip_search.setbacks import (
 )
 from okddip_search.settings import ObjectiveSettings
 from okddip_search.study import DIED, OUT_OF_MEMORY, REASON, best_trial, end_of, trials_in
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 
 logger = logging.getLogger(__name__)
 

@@ -19,12 +19,12 @@ from okddip_search.seeds import confirm_seed
 from okddip_search.settings import ConfirmSettings
 from okddip_search.spec import SearchSpec
 from okddip_search.study import paper_trial, trials_in
-from trainer.config import TrainConfig
+from trainer.config.strict import ConfigError
+from trainer.config.train import TrainConfig
 from trainer.io.files import write_atomically
 from trainer.io.text import shown
 from trainer.io.yaml import YamlError, dump_yaml, parse_yaml, read_text
 from trainer.registry import METHODS
-from trainer.strict_model import ConfigError
 
 PLAN = "plan.yaml"
 PAPER = "paper's setting"

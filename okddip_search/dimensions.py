@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from optuna.trial import BaseTrial
 from pydantic import Field, field_validator, model_validator
 
-from trainer.strict_model import ConfigError, StrictModel, nearest
+from trainer.config.strict import ConfigError, StrictModel, nearest
 
 Scalar = str | int | float | bool | None
 

@@ -17,9 +17,10 @@ from pathlib import Path
 from okddip_search.dimensions import CategoricalDimension
 from okddip_search.settings import ConfirmSettings
 from okddip_search.spec import SearchSpec
-from trainer.config import DataConfig, TrainConfig
+from trainer.config.data import DataConfig
+from trainer.config.strict import ConfigError
+from trainer.config.train import TrainConfig
 from trainer.io.files import expanded
-from trainer.strict_model import ConfigError
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 STATES_AT_ONCE = 3

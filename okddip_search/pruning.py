@@ -17,7 +17,7 @@ from optuna.pruners import (
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 
 if TYPE_CHECKING:
     from okddip_search.settings import Choice

@@ -9,7 +9,7 @@ from okddip_search.errors import UserError
 from okddip_search.masking import masked
 from okddip_search.session import Session
 from okddip_search.trial import one_line, open_test_for
-from trainer.config import DataConfig
+from trainer.config.data import DataConfig
 from trainer.data import DataError
 from trainer.sealed_test import Opening, OpeningError, read_openings, weights_digest
 from trainer.sources import require_part

@@ -9,9 +9,8 @@ from pydantic import Field, field_validator, model_validator
 
 from okddip_search.pruning import PRUNERS
 from okddip_search.sampling import SAMPLERS
-from trainer.config import Count
+from trainer.config.strict import ConfigError, Count, StrictModel, nearest
 from trainer.registry import METHODS
-from trainer.strict_model import ConfigError, StrictModel, nearest
 
 # Arguments that a space does not set: seeds come from study.seed, warnings would spoil the table,
 # and the rest is deprecated in Optuna 5.

@@ -14,9 +14,9 @@ from okddip_search.seeds import trial_seed
 from okddip_search.space_check import check_space
 from okddip_search.spec import SearchSpec
 from okddip_search.yaml_lines import Document
+from trainer.config.strict import nearest
 from trainer.io.text import is_plain, shown
 from trainer.io.yaml import KeyPath, YamlError, parse_yaml
-from trainer.strict_model import nearest
 
 __all__ = ["SearchSpec", "bundled_spaces", "load_space", "summary_of", "trial_seed"]
 

@@ -17,8 +17,9 @@ from okddip_search.settings import (
 )
 from okddip_search.spec import FORMAT, SearchSpec
 from okddip_search.yaml_lines import Document
-from trainer.config import DataConfig, TrainConfig
-from trainer.strict_model import ConfigError, StrictModel, nearest
+from trainer.config.data import DataConfig
+from trainer.config.strict import ConfigError, StrictModel, nearest
+from trainer.config.train import TrainConfig
 
 Model = TypeVar("Model", bound=StrictModel)
 

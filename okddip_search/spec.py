@@ -15,7 +15,8 @@ from okddip_search.settings import (
     ResourceSettings,
     StudySettings,
 )
-from trainer.config import DataConfig, TrainConfig
+from trainer.config.data import DataConfig
+from trainer.config.train import TrainConfig
 from trainer.io.yaml import dump_yaml
 
 FORMAT = 1

@@ -14,7 +14,7 @@ from okddip_search.errors import UserError
 from okddip_search.resources import Allotment
 from okddip_search.settings import ResourceSettings
 from okddip_search.spec import SearchSpec
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 from trainer.io.files import read_json, write_json
 from trainer.io.text import shown
 from trainer.registry import METHODS

@@ -83,7 +83,7 @@ class OKDDipTrial(Trainable):  # type: ignore[misc]
             logger.exception("trial %s failed", self._assignment["number"])
 
     def _open(self) -> Any:
-        from trainer.config import TrainConfig
+        from trainer.config.train import TrainConfig
         from trainer.data import DevelopmentData
         from trainer.run import TrainingRun
 
@@ -140,7 +140,7 @@ def open_test_for(
 
     The results stand in the log. ``unfinished`` is an opening to be completed, or None.
     """
-    from trainer.config import DataConfig
+    from trainer.config.data import DataConfig
     from trainer.sealed_test import open_test
 
     open_test(

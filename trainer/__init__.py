@@ -8,9 +8,9 @@ from importlib import import_module
 from typing import Any
 
 _HOME = {
-    "ConfigError": "trainer.config",
-    "DataConfig": "trainer.config",
-    "TrainConfig": "trainer.config",
+    "ConfigError": "trainer.config.strict",
+    "DataConfig": "trainer.config.data",
+    "TrainConfig": "trainer.config.train",
     "EpochReport": "trainer.engine",
     "NonFiniteLossError": "trainer.engine",
     "Trainer": "trainer.engine",

@@ -19,10 +19,10 @@ import click
 def main(config_path: Path, out_dir: Path | None, open_test: bool) -> None:
     """Train the group that CONFIG (YAML) describes, and write its leader and result.json."""
     from trainer.checkpoint import CheckpointError
+    from trainer.config.strict import ConfigError
     from trainer.data import DataError
     from trainer.io.files import LockedError
     from trainer.io.text import visible
-    from trainer.strict_model import ConfigError
 
     out_dir = out_dir or Path("runs") / config_path.stem
     try:

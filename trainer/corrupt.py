@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from trainer.config import DataConfig
+from trainer.config.data import DataConfig
 from trainer.images import DataError, Part, some
 from trainer.io.files import write_atomically
 from trainer.io.text import printable, shown

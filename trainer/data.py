@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from trainer.augment import Batch, EpochBatches, EvaluationBatches, TrainingBatches
-from trainer.config import DataConfig
+from trainer.config.data import DataConfig
 from trainer.images import DataError, Images, ImageSet, some, stratified_draw
 from trainer.sources import read_part
 

@@ -20,7 +20,8 @@ from trainer.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from trainer.config import TrainConfig
+from trainer.config.strict import ConfigError
+from trainer.config.train import TrainConfig
 from trainer.data import DevelopmentData
 from trainer.evaluation import evaluate
 from trainer.executors import EXECUTORS, resolve_executor
@@ -39,7 +40,6 @@ from trainer.methods import build_method
 from trainer.models import build_architecture, check_size
 from trainer.schedules import learning_rate, rampup_weight
 from trainer.steps import LaunchedSteps, Steps
-from trainer.strict_model import ConfigError
 
 EVALUATION_BATCH = {"cpu": 128, "cuda": 512}
 """Images at once by kind of device: more of them fall out of the CPU's cache."""

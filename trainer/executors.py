@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 from torch import nn
 
-from trainer.config import TrainConfig
+from trainer.config.strict import ConfigError
+from trainer.config.train import TrainConfig
 from trainer.fused import FusedGroup, obstacle
 from trainer.graphed import capture_obstacle, forked
 from trainer.group import Executor, PeerGroup, separate
-from trainer.strict_model import ConfigError
 
 EXECUTORS: dict[str, Callable[[PeerGroup], Executor]] = {
     "separate": separate,

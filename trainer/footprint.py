@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from trainer.config import TrainConfig
+from trainer.config.strict import ConfigError
+from trainer.config.train import TrainConfig
 from trainer.group import PeerGroup, single_network
 from trainer.methods import build_method
 from trainer.models import build_architecture
-from trainer.strict_model import ConfigError
 
 if TYPE_CHECKING:
     from trainer.data import DevelopmentData

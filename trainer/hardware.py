@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from trainer.config import TrainConfig
-from trainer.strict_model import ConfigError
+from trainer.config.strict import ConfigError
+from trainer.config.train import TrainConfig
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's <malloc.h>
 

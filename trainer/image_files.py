@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.config import DataConfig
+from trainer.config.data import DataConfig
 from trainer.corrupt import check_images, require_decodable
 from trainer.image_folder import list_image_folder, told
 from trainer.images import Part

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.config import DataConfig
+from trainer.config.data import DataConfig
 from trainer.corrupt import for_each_image, open_rgb, require_decodable
 from trainer.images import DataError, ImageSet, Part, some
 from trainer.io.files import expanded

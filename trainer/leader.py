@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from trainer.config import ModelName
+from trainer.config.train import ModelName
 from trainer.group import Network, single_network
 from trainer.io.files import read_json, write_json
 from trainer.io.tensors import write_tensors

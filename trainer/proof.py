@@ -11,10 +11,10 @@ import sys
 import torch
 from torch import Tensor
 
-from trainer.config import TrainConfig
+from trainer.config.strict import ConfigError
+from trainer.config.train import TrainConfig
 from trainer.engine import Trainer
 from trainer.io.text import shown
-from trainer.strict_model import ConfigError
 from trainer.timing import Shape, Variant, child_environment, short_run
 
 EPOCHS = 3

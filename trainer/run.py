@@ -12,13 +12,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from trainer.checkpoint import CheckpointWriter, DamagedCheckpointError, drop_previous
-from trainer.config import TrainConfig
+from trainer.config.strict import ConfigError
+from trainer.config.train import TrainConfig
 from trainer.data import DevelopmentData
 from trainer.engine import WHERE_IT_RUNS, EpochReport, Trainer
 from trainer.io.files import LockedError, exclusive_lock, write_json
 from trainer.io.yaml import KeyPath, Parsed, YamlError, parse_yaml, read_text
 from trainer.leader import LeaderInfo, save_leader
-from trainer.strict_model import ConfigError
 
 logger = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 
 
 def rampup_weight(epoch: int, ramp_length: int) -> float:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from trainer.augment import Batch, EvaluationBatches
-from trainer.config import DataConfig
+from trainer.config.data import DataConfig
 from trainer.image_files import read_image_files
 from trainer.images import DataError, Images, some
 from trainer.io.files import append_line

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from trainer.config import DataConfig, DatasetName
+from trainer.config.data import DataConfig, DatasetName
 from trainer.image_folder import list_image_folder, read_image_folder, told
 from trainer.images import DataError, ImageSet, Part, stratified_draw
 from trainer.io.files import expanded, write_atomically

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
 from trainer.augment import Batch, Normaliser, mixed_seed, require_two, steps_an_epoch
-from trainer.config import DataConfig
+from trainer.config.data import DataConfig
 from trainer.corrupt import open_rgb, undecodable
 from trainer.data import DevelopmentData, divide, tensor_view
 from trainer.image_files import ImageFiles, read_image_files

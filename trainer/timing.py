@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from trainer.config import TrainConfig
+from trainer.config.strict import ConfigError
+from trainer.config.train import TrainConfig
 from trainer.data import ResidentData
 from trainer.engine import NonFiniteLossError, Trainer
 from trainer.images import ImageSet
-from trainer.strict_model import ConfigError
 
 STEPS = 4
 """Of the epochs that are timed."""

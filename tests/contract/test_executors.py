@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from training_helpers import state
 
-from trainer.config import TrainConfig
+from trainer.config.strict import ConfigError
+from trainer.config.train import TrainConfig
 from trainer.data import DevelopmentData, load_development_data
 from trainer.engine import Trainer
 from trainer.evaluation import evaluate
@@ -20,7 +21,6 @@ from trainer.methods.base import Batch
 from trainer.models import Architecture, build_architecture
 from trainer.models.resnet import cifar_resnet
 from trainer.registry import METHODS, MODELS
-from trainer.strict_model import ConfigError
 
 STEPS = 20
 STRUCTURES = ["network", "branch"]

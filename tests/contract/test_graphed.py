@@ -15,14 +15,14 @@ from torch import Tensor
 from training_helpers import state
 
 from trainer import executors, graphed
-from trainer.config import TrainConfig
+from trainer.config.strict import ConfigError
+from trainer.config.train import TrainConfig
 from trainer.data import DevelopmentData, load_development_data
 from trainer.engine import NonFiniteLossError, Trainer
 from trainer.graphed import GraphedSteps
 from trainer.group import PeerGroup, separate
 from trainer.models import build_architecture
 from trainer.run import TrainingRun
-from trainer.strict_model import ConfigError
 
 needs_cuda = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="CUDA graphs and streams need a GPU"

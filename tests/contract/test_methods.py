@@ -10,7 +10,8 @@ from training_helpers import assert_same_state, state
 
 from trainer import metrics
 from trainer.augment import EvaluationBatches
-from trainer.config import TrainConfig
+from trainer.config.strict import ConfigError
+from trainer.config.train import TrainConfig
 from trainer.data import DevelopmentData, load_development_data
 from trainer.engine import Trainer
 from trainer.group import single_network
@@ -20,7 +21,6 @@ from trainer.methods.kd import Teacher
 from trainer.models import build_architecture
 from trainer.registry import METHODS
 from trainer.run import TrainingRun
-from trainer.strict_model import ConfigError
 
 EPOCHS = 3
 EXECUTOR = {"executor": "separate"}  # of all runs; set by the fixture

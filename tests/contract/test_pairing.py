@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 from trainer.data import DevelopmentData, load_development_data
 from trainer.engine import Trainer
 from trainer.methods.base import Batch

@@ -5,10 +5,11 @@ import json
 import pytest
 
 from okddip_search.retention import drop_teachers
-from trainer.config import DataConfig, TrainConfig
+from trainer.config.data import DataConfig
+from trainer.config.strict import ConfigError
+from trainer.config.train import TrainConfig
 from trainer.data import load_development_data
 from trainer.run import TrainingRun
-from trainer.strict_model import ConfigError
 
 DATA = {"name": "digits", "train_limit": 60, "validation": 50}
 

@@ -19,7 +19,7 @@ from training_helpers import EPOCHS, assert_same_state, state, tiny, train
 
 from trainer import run as run_module
 from trainer.checkpoint import CheckpointError
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 from trainer.data import DevelopmentData, load_development_data
 from trainer.engine import Trainer
 from trainer.io.files import LockedError

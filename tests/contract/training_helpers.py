@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 from trainer.data import DevelopmentData
 from trainer.engine import Trainer
 from trainer.run import TrainingRun

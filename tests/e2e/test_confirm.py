@@ -11,7 +11,7 @@ from mlflow.tracking import MlflowClient
 from optuna.trial import TrialState
 from search_helpers import kill, numbers, read_study, run, start, wait_until, write_space
 
-from trainer.config import DataConfig
+from trainer.config.data import DataConfig
 from trainer.sealed_test import open_test
 
 SPACE = """\

@@ -9,7 +9,7 @@ from mlflow.tracking import MlflowClient
 from optuna.trial import TrialState
 from search_helpers import COMMAND, assert_consistent, run, write_space
 
-import trainer.config
+import trainer.config.train
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from trainer.config import DataConfig
+from trainer.config.data import DataConfig
 from trainer.corrupt import check_images
 from trainer.data import DataError, load_development_data, read_part
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.checkpoint import CheckpointError, DamagedCheckpointError, load_checkpoint
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 from trainer.data import load_development_data
 from trainer.engine import EpochReport, Trainer
 from trainer.leader import INFO, WEIGHTS, DamagedLeaderError, load_leader

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from trainer import schedules
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 from trainer.evaluation import evaluate
 from trainer.group import GroupOutput, scale_gradient
 from trainer.methods import build_method, dml, okddip

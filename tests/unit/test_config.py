@@ -7,10 +7,11 @@ import sys
 import pytest
 import yaml
 
-from trainer.config import DataConfig, TrainConfig
+from trainer.config.data import DataConfig
+from trainer.config.strict import ConfigError
+from trainer.config.train import TrainConfig
 from trainer.registry import MODELS
 from trainer.run import load_config
-from trainer.strict_model import ConfigError
 
 # field, a value outside its range, the range as the message words it
 OUT_OF_RANGE = [
@@ -229,7 +230,8 @@ def test_a_file_that_is_no_mapping_is_refused_by_name(text, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "statement", ["import trainer", "import trainer.config", "from trainer import TrainConfig"]
+    "statement",
+    ["import trainer", "import trainer.config.train", "from trainer import TrainConfig"],
 )
 def test_reading_a_configuration_does_not_import_torch(statement):
     code = f"{statement}; import sys; sys.exit('torch' in sys.modules)"

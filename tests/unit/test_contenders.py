@@ -18,7 +18,7 @@ from okddip_search.seeds import trial_seed
 from okddip_search.settings import ConfirmSettings
 from okddip_search.space import load_space
 from okddip_search.study import open_study
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 
 SPACE = """\
 name: chosen

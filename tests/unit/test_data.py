@@ -7,7 +7,7 @@ import torch
 from image_helpers import rows, same
 
 from trainer import data
-from trainer.config import DataConfig
+from trainer.config.data import DataConfig
 from trainer.data import DataError, DevelopmentData, load_development_data, read_part
 from trainer.images import stratified_draw
 

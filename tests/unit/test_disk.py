@@ -7,7 +7,8 @@ import pytest
 import trainer.checkpoint
 from okddip_search import disk
 from okddip_search.space import load_space
-from trainer.config import DataConfig, TrainConfig
+from trainer.config.data import DataConfig
+from trainer.config.train import TrainConfig
 from trainer.data import load_development_data
 from trainer.footprint import footprint
 from trainer.run import TrainingRun

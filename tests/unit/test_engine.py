@@ -9,14 +9,15 @@ import torch
 import torch.nn.functional as F
 
 from trainer import engine, hardware, sources
-from trainer.config import DataConfig, TrainConfig
+from trainer.config.data import DataConfig
+from trainer.config.strict import ConfigError
+from trainer.config.train import TrainConfig
 from trainer.data import DevelopmentData, load_development_data
 from trainer.engine import EpochReport, NonFiniteLossError, Trainer
 from trainer.evaluation import evaluate
 from trainer.hardware import has_bf16
 from trainer.methods.base import Batch
 from trainer.run import TrainingRun
-from trainer.strict_model import ConfigError
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_cuda)]

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from trainer import metrics
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 from trainer.evaluation import evaluate
 from trainer.group import GroupOutput
 from trainer.methods import build_method

@@ -12,9 +12,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from trainer import image_folder
-from trainer.config import DataConfig
+from trainer.config.data import DataConfig
+from trainer.config.strict import ConfigError
 from trainer.data import DataError, load_development_data, read_part
-from trainer.strict_model import ConfigError
 
 
 def write_digits(folder: Path, count: int = 60, suffix: str = ".png") -> None:

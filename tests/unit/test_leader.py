@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from trainer.analysis import main as analysis
 from trainer.checkpoint import CheckpointError
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 from trainer.data import DevelopmentData, load_development_data
 from trainer.engine import Trainer
 from trainer.leader import Leader, export_onnx, export_pt2, load_leader, measure_cost

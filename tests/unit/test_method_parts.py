@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 from trainer.group import GroupOutput, PeerGroup, scale_gradient
 from trainer.methods import build_method
 from trainer.methods.base import Batch, classification_loss, kl_divergence, mean_of_others

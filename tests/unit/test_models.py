@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.config import TrainConfig
+from trainer.config.strict import ConfigError
+from trainer.config.train import TrainConfig
 from trainer.group import PeerGroup, single_network
 from trainer.leader import Leader, LeaderInfo, export_pt2
 from trainer.methods import build_method
 from trainer.models import build_architecture, check_size
 from trainer.models.layers import StridedPointwise
 from trainer.registry import MODELS
-from trainer.strict_model import ConfigError
 
 # PAPER: parameters of student, branch-based and network-based group of 4, projections at D/8.
 PUBLISHED = {
@@ -261,7 +261,7 @@ def test_vgg_linear_layers_start_as_torchvisions():
 
 def test_naming_a_network_needs_no_torch():
     probe = (
-        "import sys; from trainer.config import TrainConfig; TrainConfig(model='mobilenet_v2')\n"
+        "import sys; from trainer import TrainConfig; TrainConfig(model='mobilenet_v2')\n"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", probe], check=True)
@@ -295,7 +295,7 @@ def test_narrow_networks_have_no_other_strided_pointwise_convolution(model):
 @pytest.mark.parametrize("executor", ["separate", "fused"])
 def test_a_narrow_group_trains_without_damaging_its_memory(executor):
     code = (
-        "from trainer.config import TrainConfig; from trainer.timing import Shape, short_run\n"
+        "from trainer import TrainConfig; from trainer.timing import Shape, short_run\n"
         "config = TrainConfig(model='resnet8', width=0.25, num_peers=2, batch_size=32, "
         f"num_threads=1, device='cpu', precision='fp32', executor={executor!r})\n"
         "run = short_run(config, Shape(1, 8, 8, 10))\n"

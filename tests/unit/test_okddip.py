@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 from trainer.group import GroupOutput
 from trainer.methods import build_method
 from trainer.methods.base import Batch, kl_divergence

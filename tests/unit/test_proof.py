@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from trainer import executors
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 from trainer.graphed import GraphedSteps
 from trainer.proof import disagreement, doubt
 from trainer.timing import Shape, Variant

@@ -17,7 +17,7 @@ from okddip_search.pruning import (
     make_pruner,
 )
 from okddip_search.space import load_space
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 
 ARGUMENTS = {"percentile": ", percentile: 50", "patient": ", patience: 1, wrapped: median"}
 

@@ -5,7 +5,7 @@ import reference
 import torch
 from side_by_side import MEAN, STD, random_data, reference_group, take_turns
 
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 from trainer.engine import Trainer
 from trainer.evaluation import evaluate
 from trainer.methods.base import Batch

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 from trainer.schedules import cosine_lr, learning_rate, multistep_lr, rampup_weight
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from trainer import sealed_test, sources
-from trainer.config import DataConfig
+from trainer.config.data import DataConfig
 from trainer.data import DataError
 from trainer.group import single_network
 from trainer.leader import LeaderInfo, load_leader, save_leader

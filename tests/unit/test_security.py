@@ -31,7 +31,9 @@ from okddip_search.export import export
 from okddip_search.masking import MaskedFormatter, masked
 from okddip_search.space import load_space
 from trainer.checkpoint import Checkpoint, DamagedCheckpointError, load_checkpoint, save_checkpoint
-from trainer.config import DataConfig, TrainConfig
+from trainer.config.data import DataConfig
+from trainer.config.strict import ConfigError
+from trainer.config.train import TrainConfig
 from trainer.data import DataError, load_development_data, read_part
 from trainer.group import single_network
 from trainer.io.text import visible
@@ -39,7 +41,6 @@ from trainer.leader import LeaderInfo, save_leader
 from trainer.methods.kd import Teacher
 from trainer.models import build_architecture
 from trainer.run import TrainingRun, load_config
-from trainer.strict_model import ConfigError
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 from torchvision import datasets as torchvision_datasets
 
 from trainer import sources
-from trainer.config import DataConfig
+from trainer.config.data import DataConfig
 from trainer.data import DataError, load_development_data, read_part
 
 # Digits

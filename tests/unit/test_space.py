@@ -12,7 +12,7 @@ from space_helpers import BASE
 
 from okddip_search.errors import UserError
 from okddip_search.space import SearchSpec, bundled_spaces, load_space, summary_of, trial_seed
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 from trainer.io.yaml import dump_yaml, parse_yaml
 from trainer.registry import METHODS
 

@@ -19,7 +19,7 @@ from okddip_search.speed import (
     open_variants,
 )
 from okddip_search.stopping import StopSwitch
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 from trainer.data import load_development_data
 from trainer.timing import Shape, Variant, side_by_side, time_variants
 

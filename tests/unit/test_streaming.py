@@ -16,7 +16,8 @@ from sklearn.datasets import load_digits
 from torchvision.transforms import v2
 
 from trainer import streaming
-from trainer.config import DataConfig, TrainConfig
+from trainer.config.data import DataConfig
+from trainer.config.train import TrainConfig
 from trainer.data import DataError, DevelopmentData, ResidentData, load_development_data
 from trainer.engine import Trainer
 from trainer.group import single_network
@@ -199,7 +200,7 @@ def test_a_run_that_ends_in_mid_epoch_ends(root: Path) -> None:
     code = f"""
 import signal, torch
 signal.pthread_sigmask(signal.SIG_BLOCK, {{signal.SIGTERM}})
-from trainer.config import DataConfig
+from trainer.config.data import DataConfig
 from trainer.data import load_development_data
 data = load_development_data(DataConfig(**{config(root, workers=2).model_dump()!r}))
 batches = data.training_batches(4, torch.device("cpu")).epoch(0, 0)

@@ -1,6 +1,6 @@
 """Training methods, one file each; their names stand in ``trainer.registry``."""
 
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 from trainer.methods.base import Method
 from trainer.models import Architecture
 from trainer.registry import METHODS, load_home

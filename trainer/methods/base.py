@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 from trainer.data import DevelopmentData
 from trainer.group import GroupOutput, PeerGroup
 from trainer.models import Architecture

@@ -5,11 +5,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from trainer.config.strict import ConfigError
 from trainer.data import DevelopmentData
 from trainer.group import GroupOutput, PeerGroup
 from trainer.leader import DamagedLeaderError, load_leader
 from trainer.methods.base import Batch, Method, distillation
-from trainer.strict_model import ConfigError
 
 
 class Teacher(nn.Module):

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 from trainer.group import GroupOutput
 from trainer.methods.base import (
     AUTHORS_EPSILON,

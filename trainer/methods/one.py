@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from trainer.config import TrainConfig
+from trainer.config.train import TrainConfig
 from trainer.group import GroupOutput
 from trainer.methods.base import Batch, Method, distillation
 from trainer.models import Architecture

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from trainer.io.text import is_plain, shown
+from trainer.config.data import DataConfig, require_plain
+from trainer.config.strict import ConfigError, Fraction, StrictModel
 from trainer.registry import METHODS, MODELS, width_problem
-from trainer.strict_model import ConfigError, StrictModel
 
-DatasetName = Literal["digits", "fashion_mnist", "cifar10", "cifar100", "image_folder"]
 if TYPE_CHECKING:
     MethodName = str
     ModelName = str
@@ -21,90 +20,9 @@ else:  # one line in the registry is all that a new method or network takes
     MethodName = Literal[tuple(METHODS)]
     ModelName = Literal[tuple(MODELS)]
 
-Fraction = Annotated[float, Field(gt=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
 
 MOST_TEACHERS = 3
 """A teacher may be taught, too; each is trained before the next."""
-
-
-def _require_plain(field: str, text: object) -> None:
-    """Refuse a path that no system call takes, or that a terminal would obey in a message."""
-    if isinstance(text, str) and not is_plain(text):
-        raise ConfigError([((field,), f"{shown(repr(text))} has a control character")])
-
-
-class DataConfig(StrictModel):
-    """Which images to train on, and how the training set is divided."""
-
-    name: DatasetName = Field("digits", description="data set")
-    root: str | None = Field(
-        None, description="folder of the files; null: the data set's usual place (digits need none)"
-    )
-    download: bool = Field(False, description="fetch cifar10, cifar100 or fashion_mnist if absent")
-    image_size: Annotated[int, Field(ge=8, le=512)] | None = Field(
-        None, description="pixels a side after resizing; null: native; image_folder needs it"
-    )
-    validation: Count | Fraction = Field(
-        0.1, description="validation images: a fraction of the training set, or their number"
-    )
-    train_limit: Count | None = Field(
-        None, description="train on a stratified subset of so many images; null: all"
-    )
-    split_seed: int = Field(
-        0, ge=0, lt=2**63, description="seed of the split; shared by all trials"
-    )
-    pad: Annotated[int, Field(ge=0, le=64)] | None = Field(
-        None, description="pixels of zero padding before the random crop; null: as usual"
-    )
-    flip: bool | None = Field(
-        None, description="horizontal flip; null: as usual (off where it changes the class)"
-    )
-    streaming: bool = Field(
-        False,
-        description="image_folder: decode from disk in every epoch, crop at random sizes",
-    )
-    corrupt: Literal["fatal", "skip"] = Field(
-        "fatal",
-        description="image_folder: what images that cannot be decoded are: an error that lists "
-        "them, or left out and listed in a file",
-    )
-    workers: Annotated[int, Field(ge=0, le=256)] | None = Field(
-        None,
-        description="streaming: processes that decode; null: on a GPU one a thread of the run, "
-        "less one, at most 16; on the CPU none",
-    )
-
-    @model_validator(mode="after")
-    def _streaming_fits(self) -> Self:
-        problems = {
-            "streaming": self.streaming and self.name != "image_folder",
-            "corrupt": self.corrupt == "skip" and self.name != "image_folder",
-            "pad": self.streaming and self.pad is not None,
-            "workers": not self.streaming and self.workers is not None,
-        }
-        texts = {
-            "streaming": f"{self.name} is held in memory; only image_folder can be streamed",
-            "corrupt": f"{self.name} is checked as a whole; only image_folder can be in part",
-            "pad": "streaming crops at random sizes and pads nothing; leave it out",
-            "workers": "only streaming decodes in processes of its own; leave it out",
-        }
-        if any(problems.values()):
-            raise ConfigError([((key,), texts[key]) for key, bad in problems.items() if bad])
-        return self
-
-    @model_validator(mode="after")
-    def _root_can_be_a_path(self) -> Self:
-        _require_plain("root", self.root)
-        return self
-
-    @model_validator(mode="after")
-    def _image_folder_is_complete(self) -> Self:
-        if self.name == "image_folder":
-            missing = [key for key in ("root", "image_size") if getattr(self, key) is None]
-            if missing:
-                raise ConfigError([((key,), "image_folder needs it") for key in missing])
-        return self
 
 
 class TrainConfig(StrictModel):
@@ -225,7 +143,7 @@ class TrainConfig(StrictModel):
         if self.structure not in info.structures:
             text = f"{self.structure!r}, but {self.method} needs {' or '.join(info.structures)}"
             problems.append((("structure",), text))
-        _require_plain("teacher", self.teacher)
+        require_plain("teacher", self.teacher)
         try:
             self.teacher_config()
         except ConfigError as error:

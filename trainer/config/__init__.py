@@ -1,0 +1,1 @@
+"""What a run is configured with: strict models, free of torch."""

@@ -1,0 +1,89 @@
+"""Which images to train on, and how they are divided."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from trainer.config.strict import ConfigError, Count, Fraction, StrictModel
+from trainer.io.text import is_plain, shown
+
+DatasetName = Literal["digits", "fashion_mnist", "cifar10", "cifar100", "image_folder"]
+
+
+def require_plain(field: str, text: object) -> None:
+    """Refuse a path that no system call takes, or that a terminal would obey in a message."""
+    if isinstance(text, str) and not is_plain(text):
+        raise ConfigError([((field,), f"{shown(repr(text))} has a control character")])
+
+
+class DataConfig(StrictModel):
+    """Which images to train on, and how the training set is divided."""
+
+    name: DatasetName = Field("digits", description="data set")
+    root: str | None = Field(
+        None, description="folder of the files; null: the data set's usual place (digits need none)"
+    )
+    download: bool = Field(False, description="fetch cifar10, cifar100 or fashion_mnist if absent")
+    image_size: Annotated[int, Field(ge=8, le=512)] | None = Field(
+        None, description="pixels a side after resizing; null: native; image_folder needs it"
+    )
+    validation: Count | Fraction = Field(
+        0.1, description="validation images: a fraction of the training set, or their number"
+    )
+    train_limit: Count | None = Field(
+        None, description="train on a stratified subset of so many images; null: all"
+    )
+    split_seed: int = Field(
+        0, ge=0, lt=2**63, description="seed of the split; shared by all trials"
+    )
+    pad: Annotated[int, Field(ge=0, le=64)] | None = Field(
+        None, description="pixels of zero padding before the random crop; null: as usual"
+    )
+    flip: bool | None = Field(
+        None, description="horizontal flip; null: as usual (off where it changes the class)"
+    )
+    streaming: bool = Field(
+        False,
+        description="image_folder: decode from disk in every epoch, crop at random sizes",
+    )
+    corrupt: Literal["fatal", "skip"] = Field(
+        "fatal",
+        description="image_folder: what images that cannot be decoded are: an error that lists "
+        "them, or left out and listed in a file",
+    )
+    workers: Annotated[int, Field(ge=0, le=256)] | None = Field(
+        None,
+        description="streaming: processes that decode; null: on a GPU one a thread of the run, "
+        "less one, at most 16; on the CPU none",
+    )
+
+    @model_validator(mode="after")
+    def _streaming_fits(self) -> Self:
+        problems = {
+            "streaming": self.streaming and self.name != "image_folder",
+            "corrupt": self.corrupt == "skip" and self.name != "image_folder",
+            "pad": self.streaming and self.pad is not None,
+            "workers": not self.streaming and self.workers is not None,
+        }
+        texts = {
+            "streaming": f"{self.name} is held in memory; only image_folder can be streamed",
+            "corrupt": f"{self.name} is checked as a whole; only image_folder can be in part",
+            "pad": "streaming crops at random sizes and pads nothing; leave it out",
+            "workers": "only streaming decodes in processes of its own; leave it out",
+        }
+        if any(problems.values()):
+            raise ConfigError([((key,), texts[key]) for key, bad in problems.items() if bad])
+        return self
+
+    @model_validator(mode="after")
+    def _root_can_be_a_path(self) -> Self:
+        require_plain("root", self.root)
+        return self
+
+    @model_validator(mode="after")
+    def _image_folder_is_complete(self) -> Self:
+        if self.name == "image_folder":
+            missing = [key for key in ("root", "image_size") if getattr(self, key) is None]
+            if missing:
+                raise ConfigError([((key,), "image_folder needs it") for key in missing])
+        return self
