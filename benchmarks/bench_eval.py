@@ -18,9 +18,9 @@ from side_by_side import (
     trainers,
 )  # fmt: skip
 
-from trainer import metrics
-from trainer.evaluation import evaluate
-from trainer.hardware import available_cores
+from trainer.engine import metrics
+from trainer.engine.evaluation import evaluate
+from trainer.engine.hardware import available_cores
 
 CALLS = 100
 PARTS = ("diversity alone", "evaluation", "whole epoch")

@@ -20,9 +20,9 @@ from side_by_side import MEAN, STD, at_once, random_data, reference_group, take_
 
 from trainer.config.strict import ConfigError
 from trainer.config.train import TrainConfig
-from trainer.data import ResidentData
-from trainer.engine import Trainer
-from trainer.group import separate
+from trainer.data.resident import ResidentData
+from trainer.engine.trainer import Trainer
+from trainer.group.group import separate
 
 TRAIN, VALIDATION, BATCH, MODEL = 50_000, 10_000, 128, "resnet32"
 SHARE = 0.1

@@ -15,13 +15,13 @@ import click
 import torch
 
 from trainer.config.train import TrainConfig
-from trainer.data import ResidentData
-from trainer.engine import Trainer
-from trainer.hardware import cpu_name
-from trainer.images import ImageSet
+from trainer.data.images import ImageSet
+from trainer.data.resident import ResidentData
+from trainer.engine.hardware import cpu_name
+from trainer.engine.run import TrainingRun
+from trainer.engine.trainer import Trainer
 from trainer.methods.base import Batch
 from trainer.registry import METHODS
-from trainer.run import TrainingRun
 
 VARIANTS = [
     (name, structure) for name, info in METHODS.items() for structure in info.structures

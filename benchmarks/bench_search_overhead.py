@@ -30,8 +30,8 @@ from ray import tune
 
 def train(config):
     from trainer.config.train import TrainConfig
-    from trainer.data import load_development_data
-    from trainer.engine import Trainer
+    from trainer.data.load import load_development_data
+    from trainer.engine.trainer import Trainer
     run = TrainConfig(**config["trainer"])
     for report in Trainer(run, load_development_data(run.data)).epochs():
         tune.report({"leader_accuracy": report.leader_accuracy})

@@ -22,7 +22,8 @@ from typing import Any
 import click
 import numpy as np
 
-from okddip_search.space import SearchSpec, load_space
+from okddip_search.space.load import load_space
+from okddip_search.space.model import SearchSpec
 from trainer.config.train import TrainConfig
 
 OUT = Path(__file__).with_name("digits_curves.json.xz")
@@ -61,8 +62,8 @@ def runs(seeds: int) -> Iterator[tuple[int, int, TrainConfig]]:
 
 def record(job: tuple[int, int, TrainConfig]) -> dict[str, Any]:
     """Train one group, and return right answers of the leader and seconds by epoch."""
-    from trainer.data import load_development_data
-    from trainer.engine import NonFiniteLossError, Trainer
+    from trainer.data.load import load_development_data
+    from trainer.engine.trainer import NonFiniteLossError, Trainer
 
     index, seed, config = job
     data = load_development_data(config.data)
@@ -96,7 +97,7 @@ def pack(entries: dict[tuple[int, int], dict[str, Any]], path: Path, command: st
     """Write the complete seeds to an xz-compressed JSON file, and return their number."""
     import torch
 
-    from trainer.hardware import cpu_name
+    from trainer.engine.hardware import cpu_name
 
     spec = load_space("digits")
     count = math.prod(len(values) for values in grid().values())

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from trainer.images import ImageSet
+from trainer.data.images import ImageSet
 from trainer.models import Architecture
 
 TEMPERATURE = 3.0

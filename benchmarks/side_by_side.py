@@ -15,15 +15,15 @@ from multiprocessing.synchronize import Barrier
 import reference
 import torch
 
-from trainer import timing
 from trainer.config.strict import ConfigError
 from trainer.config.train import TrainConfig
-from trainer.data import ResidentData
-from trainer.engine import Trainer
-from trainer.hardware import available_cores, cpu_name
-from trainer.images import ImageSet
+from trainer.data.images import ImageSet
+from trainer.data.resident import ResidentData
+from trainer.engine.hardware import available_cores, cpu_name
+from trainer.engine.trainer import Trainer
 from trainer.models import build_architecture
-from trainer.timing import Shape
+from trainer.tools import timing
+from trainer.tools.timing import Shape
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 VARIANTS = (("fp32", "separate"), ("fp32", "fused"), ("bf16", "separate"), ("bf16", "fused"))

@@ -129,7 +129,7 @@ def drive(directory: Path, trials: int, epochs: int, at_once: int) -> int:
     """Run the search, as ``okddip-search`` would."""
     from okddip_search import cluster, session
     from okddip_search.search import run_search
-    from okddip_search.space import load_space
+    from okddip_search.space.load import load_space
 
     os.environ["RAY_worker_niceness"] = "0"  # 16 that sleep on two cores are to keep their pace
     session.OKDDipTrial = SleepingTrial  # type: ignore[misc]
@@ -144,8 +144,8 @@ def drive(directory: Path, trials: int, epochs: int, at_once: int) -> int:
 
 def _save_template(directory: Path) -> None:
     """Save an untrained leader, the smallest there is, for every complete trial to copy."""
-    from trainer.group import single_network
-    from trainer.leader import LeaderInfo, save_leader
+    from trainer.group.group import single_network
+    from trainer.leader.leader import LeaderInfo, save_leader
     from trainer.models import build_architecture
 
     network = single_network(build_architecture("resnet8", channels=1, num_classes=10, width=0.25))

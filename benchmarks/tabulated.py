@@ -27,11 +27,10 @@ from ray.tune.search.optuna import OptunaSearch
 
 from okddip_search.agenda import SearchAgenda
 from okddip_search.bridge import StudyBridge
-from okddip_search.pruning import make_pruner
 from okddip_search.setbacks import Share
-from okddip_search.settings import ObjectiveSettings, StudySettings
-from okddip_search.space import load_space
-from okddip_search.spec import SearchSpec
+from okddip_search.space.load import load_space
+from okddip_search.space.model import SearchSpec
+from okddip_search.space.settings import ObjectiveSettings, StudySettings
 from trainer.config.train import TrainConfig
 
 CURVES = Path(__file__).with_name("digits_curves.json.xz")
@@ -139,7 +138,7 @@ class Ours:
             objective=ObjectiveSettings(reduce=contestant.reduce),
         )
         study = optuna.create_study(
-            study_name="replay", direction="maximize", pruner=make_pruner(spec)
+            study_name="replay", direction="maximize", pruner=spec.make_pruner()
         )
         self._epochs = table.epochs
         self._history: dict[int, list[dict[str, Any]]] = {}

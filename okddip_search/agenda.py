@@ -12,9 +12,8 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import BaseTrial, TrialState
 
-from okddip_search.sampling import make_sampler
-from okddip_search.settings import ObjectiveSettings
-from okddip_search.spec import SearchSpec
+from okddip_search.space.model import SearchSpec
+from okddip_search.space.settings import ObjectiveSettings
 from trainer.config.train import TrainConfig
 
 
@@ -94,7 +93,7 @@ class SearchAgenda:
 
         A resumed search then suggests what the unbroken one would have.
         """
-        return make_sampler(self.spec, number)
+        return self.spec.make_sampler(number)
 
     def config(self, trial: BaseTrial) -> TrainConfig:
         """Sample a configuration."""

@@ -16,8 +16,8 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from okddip_search.agenda import Agenda
+from okddip_search.algorithms.pruners import PRUNE_FROM, first_prunable_step
 from okddip_search.events import Listener, TrialEnd
-from okddip_search.pruning import PRUNE_FROM, first_prunable_step
 from okddip_search.setbacks import (
     DISK_PAUSE_S,
     WORKER_DEATHS_FORGIVEN,
@@ -25,7 +25,7 @@ from okddip_search.setbacks import (
     Failures,
     Share,
 )
-from okddip_search.settings import ObjectiveSettings
+from okddip_search.space.settings import ObjectiveSettings
 from okddip_search.study import DIED, OUT_OF_MEMORY, REASON, best_trial, end_of, trials_in
 from trainer.config.train import TrainConfig
 

@@ -17,8 +17,9 @@ from okddip_search.errors import UserError
 from okddip_search.export import FORMATS
 from okddip_search.export import export as run_export
 from okddip_search.masking import masked
-from okddip_search.resumed import left_as_it_was, require_unchanged
-from okddip_search.space import SearchSpec, bundled_spaces, load_space, summary_of
+from okddip_search.space.changes import left_as_it_was, require_unchanged
+from okddip_search.space.load import bundled_spaces, load_space, summary_of
+from okddip_search.space.model import SearchSpec
 from okddip_search.stopping import STOPPED, quit_on_signals
 from trainer.__main__ import main as train
 from trainer.io.files import expanded
@@ -243,7 +244,7 @@ def ui(context: click.Context, directory: Path, port: int | None, host: str) -> 
 @click.option("--tracking-uri", metavar="URI", help="Instead of the search's own.")
 def sync(directory: Path, tracking_uri: str | None) -> None:
     """Deliver to MLflow what a search in DIR could not deliver while it ran."""
-    from okddip_search.tracking import sync as run_sync
+    from okddip_search.tracking_replay import sync as run_sync
 
     delivered = run_sync(directory, tracking_uri, on_trouble=lambda line: echo(line, err=True))
     echo(f"delivered {delivered} records; MLflow is up to date")

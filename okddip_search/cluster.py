@@ -21,7 +21,7 @@ from okddip_search.errors import UserError
 from okddip_search.guardian import guarded
 from okddip_search.placement import Wait
 from okddip_search.resources import Allotment, Node, allot, count_cpus, count_gpus
-from okddip_search.settings import ResourceSettings
+from okddip_search.space.settings import ResourceSettings
 from okddip_search.stopping import StopSwitch
 from trainer.io.files import LockedError, exclusive_lock
 

@@ -49,7 +49,7 @@ from okddip_search.sealed import (
     test_leaders,
 )
 from okddip_search.session import Request, Session, open_session
-from okddip_search.spec import SearchSpec
+from okddip_search.space.model import SearchSpec
 from okddip_search.stopping import Stopped
 from okddip_search.study import (
     died,

@@ -1,8 +1,8 @@
 """What a search takes on disk at its peak, estimated from its space; no torch is imported.
 
-Weights are counted exactly, by ``trainer.footprint`` in a process of its own. What is written for
-every epoch and every trial was measured in real searches (``tests/chaos/test_disk_bounds.py`` holds
-the estimate against one).
+Weights are counted exactly, by ``trainer.tools.footprint`` in a process of its own. What is written
+for every epoch and every trial was measured in real searches (``tests/chaos/test_disk_bounds.py``
+holds the estimate against one).
 """
 
 import itertools
@@ -14,9 +14,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from okddip_search.dimensions import CategoricalDimension
-from okddip_search.settings import ConfirmSettings
-from okddip_search.spec import SearchSpec
+from okddip_search.space.dimensions import CategoricalDimension
+from okddip_search.space.model import SearchSpec
+from okddip_search.space.settings import ConfirmSettings
 from trainer.config.data import DataConfig
 from trainer.config.strict import ConfigError
 from trainer.config.train import TrainConfig
@@ -24,7 +24,7 @@ from trainer.io.files import expanded
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 STATES_AT_ONCE = 3
-"""``trainer.checkpoint.STATES_AT_ONCE``, which needs torch to be read; a test compares them."""
+"""That of ``trainer.engine.checkpoint``, which needs torch to be read; a test compares them."""
 
 _SHAPING = ("model", "method", "structure")
 """Fields that say, beside the sizes, what a group is made of."""
@@ -165,7 +165,7 @@ def _footprints(configs: list[TrainConfig], data: DataConfig) -> list[tuple[int,
     asked = [[config.to_dict(), *_shape_of(data)] for config in configs]
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "trainer.footprint"],
+            [sys.executable, "-m", "trainer.tools.footprint"],
             input=json.dumps(asked),
             capture_output=True,
             text=True,

@@ -217,7 +217,8 @@ def _require_whole(winner: Winner) -> None:
 
 
 def _convert(leader_dir: Path, form: str, target: Path) -> None:
-    from trainer.leader import DamagedLeaderError, export_onnx, export_pt2, load_leader
+    from trainer.leader.export import export_onnx, export_pt2
+    from trainer.leader.leader import DamagedLeaderError, load_leader
 
     try:
         leader = load_leader(leader_dir)

@@ -17,7 +17,7 @@ from okddip_search.comparison import Scores, compare, noise_floor, pick_winner, 
 from okddip_search.contenders import PAPER, Contender, Plan
 from okddip_search.export import CONFIRM, LEADER, RESULT, TRIALS
 from okddip_search.resources import Allotment
-from okddip_search.settings import ObjectiveSettings
+from okddip_search.space.settings import ObjectiveSettings
 from okddip_search.study import REASON, SHARE, best_trial
 from trainer.io.files import read_json
 

@@ -67,8 +67,8 @@ def model_entry(name: str, num_classes: int) -> dict[str, Any]:
     """
     import torch
 
-    from trainer.group import single_network
-    from trainer.leader import count_macs, count_parameters
+    from trainer.group.group import single_network
+    from trainer.leader.cost import count_macs, count_parameters
     from trainer.models import build_architecture
 
     info = MODELS[name]

@@ -8,11 +8,10 @@ from okddip_search.console import duration, echo, params_text
 from okddip_search.disk import estimate_disk, most_runs
 from okddip_search.masking import masked
 from okddip_search.resources import Node, allot, count_cpus, count_gpus
-from okddip_search.sampling import make_sampler
-from okddip_search.settings import ConfirmSettings
-from okddip_search.spec import SearchSpec
+from okddip_search.space.model import SearchSpec
+from okddip_search.space.settings import ConfirmSettings
 from okddip_search.speed import left_to_timing, load_speed
-from okddip_search.tracking import store_uri
+from okddip_search.tracking_store import store_uri
 
 SAMPLES = 3
 
@@ -99,7 +98,7 @@ def first_params(spec: SearchSpec) -> list[dict[str, object]]:
         study.enqueue_trial(dict(params))
     found: list[dict[str, object]] = []
     for number in range(min(spec.study.trials, len(spec.enqueue) + SAMPLES)):
-        study.sampler = make_sampler(spec, number)
+        study.sampler = spec.make_sampler(number)
         trial = study.ask()
         spec.suggest(trial)
         found.append(trial.params)

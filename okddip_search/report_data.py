@@ -20,8 +20,8 @@ import yaml
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
+from okddip_search.algorithms.pruners import PRUNE_FROM, RAMP_WEIGHT
 from okddip_search.masking import masked
-from okddip_search.pruning import PRUNE_FROM, RAMP_WEIGHT
 from okddip_search.report_confirm_data import cost, failed_runs, noise_floor, winners_curse
 from okddip_search.report_sources import Sources
 from okddip_search.study import FINGERPRINT, PAPER_KEY, REASON

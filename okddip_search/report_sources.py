@@ -18,8 +18,8 @@ from optuna.trial import FrozenTrial
 
 from okddip_search.errors import UserError
 from okddip_search.export import CONFIRM, RESULT, TRIALS
-from okddip_search.space import load_space
-from okddip_search.spec import SearchSpec
+from okddip_search.space.load import load_space
+from okddip_search.space.model import SearchSpec
 from okddip_search.speed import load_speed
 from okddip_search.study import JOURNAL
 from okddip_search.tracking_journal import read as read_operations

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from okddip_search.errors import UserError
 from okddip_search.setbacks import Share
-from okddip_search.settings import ResourceSettings
+from okddip_search.space.settings import ResourceSettings
 
 
 @dataclass(frozen=True)

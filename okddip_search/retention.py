@@ -15,7 +15,7 @@ from typing import Any
 
 from okddip_search.events import TrialEnd
 from okddip_search.export import LEADER, RESULT
-from trainer.checkpoint import drop_tensors
+from trainer.engine.checkpoint import drop_tensors
 from trainer.io.files import LockedError, exclusive_lock
 
 logger = logging.getLogger(__name__)

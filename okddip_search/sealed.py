@@ -10,9 +10,9 @@ from okddip_search.masking import masked
 from okddip_search.session import Session
 from okddip_search.trial import one_line, open_test_for
 from trainer.config.data import DataConfig
-from trainer.data import DataError
-from trainer.sealed_test import Opening, OpeningError, read_openings, weights_digest
-from trainer.sources import require_part
+from trainer.data.images import DataError
+from trainer.data.sources import require_part
+from trainer.test_set import Opening, OpeningError, read_openings, weights_digest
 
 
 def require_test_set(data: DataConfig) -> None:

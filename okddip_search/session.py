@@ -34,13 +34,15 @@ from okddip_search.masking import masked
 from okddip_search.report import write_report
 from okddip_search.resources import Allotment, Node, allot
 from okddip_search.retention import Retention, drop_teachers
-from okddip_search.spec import SearchSpec
+from okddip_search.space.model import SearchSpec
 from okddip_search.speed import Speed, find_speed
 from okddip_search.stopping import Stopped, StopSwitch
 from okddip_search.study import ends_in, sole_driver
-from okddip_search.tracking import Tracker, target_of, usual_uri
+from okddip_search.tracking import Tracker
+from okddip_search.tracking_replay import usual_uri
 from okddip_search.tracking_restore import past_trials
 from okddip_search.tracking_stage import Stage
+from okddip_search.tracking_store import target_of
 from okddip_search.trial import OKDDipTrial
 from okddip_search.tune_faces import (
     StudyScheduler,
@@ -49,7 +51,9 @@ from okddip_search.tune_faces import (
     low_memory_survived,
 )
 from okddip_search.watchdog import Watchdog
-from trainer.data import DataError, DevelopmentData, load_development_data
+from trainer.data.base import DevelopmentData
+from trainer.data.images import DataError
+from trainer.data.load import load_development_data
 from trainer.io.files import write_atomically
 
 logger = logging.getLogger(__name__)

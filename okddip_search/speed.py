@@ -12,8 +12,8 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from okddip_search.errors import UserError
 from okddip_search.resources import Allotment
-from okddip_search.settings import ResourceSettings
-from okddip_search.spec import SearchSpec
+from okddip_search.space.model import SearchSpec
+from okddip_search.space.settings import ResourceSettings
 from trainer.config.train import TrainConfig
 from trainer.io.files import read_json, write_json
 from trainer.io.text import shown
@@ -275,9 +275,9 @@ def measure_variants(
         ``seconds``: rows of executor, precision and seconds; ``left_out``: why others were not
         timed, by name; ``device``: its name.
     """
-    from trainer.hardware import device_name, resolve_device
-    from trainer.proof import doubt
-    from trainer.timing import Shape, Variant, time_variants
+    from trainer.engine.hardware import device_name, resolve_device
+    from trainer.tools.timing import Shape, Variant, time_variants
+    from trainer.tools.verify import doubt
 
     run, images = TrainConfig(**config), Shape(*shape)
     tried = [Variant(*variant) for variant in variants]
@@ -296,8 +296,8 @@ def measure_packing(config: Mapping[str, Any], shape: Sequence[int], cores: int)
     Returns:
         ``tried``: fields of ``Tried``; ``total_gib``: the GPU's memory; ``device``: its name.
     """
-    from trainer.hardware import device_memory_gib, device_name, resolve_device
-    from trainer.timing import Shape, side_by_side
+    from trainer.engine.hardware import device_memory_gib, device_name, resolve_device
+    from trainer.tools.timing import Shape, side_by_side
 
     run = TrainConfig(**config)
     device = resolve_device(run)

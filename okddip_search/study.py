@@ -19,8 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from okddip_search.errors import UserError
 from okddip_search.events import TrialEnd
 from okddip_search.patient_journal import PatientJournal
-from okddip_search.pruning import make_pruner
-from okddip_search.spec import SearchSpec
+from okddip_search.space.model import SearchSpec
 from trainer.io.files import LockedError, exclusive_lock, sync_folder
 from trainer.io.text import shown
 
@@ -66,7 +65,7 @@ def open_study(directory: Path, spec: SearchSpec) -> optuna.Study:
     Raises:
         UserError: The journal is damaged before its last line.
     """
-    study = _open_journal(directory, spec.name, make_pruner(spec))
+    study = _open_journal(directory, spec.name, spec.make_pruner())
     for params in spec.enqueue:
         study.enqueue_trial(dict(params), user_attrs={PAPER_KEY: True}, skip_if_exists=True)
     return study

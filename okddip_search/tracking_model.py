@@ -35,7 +35,7 @@ def log_leader(
         client: ``MlflowClient``.
         run_id: The search's run.
         experiment_id: Its experiment.
-        leader_dir: What ``trainer.leader.save_leader`` wrote.
+        leader_dir: What ``trainer.leader.leader.save_leader`` wrote.
         name: Of the model.
 
     Returns:
@@ -50,7 +50,7 @@ def log_leader(
     known = _find_model(client, run_id, experiment_id, digest)
     if known is not None and str(known.status) == "READY":
         return str(known.model_id)
-    from trainer.leader import load_leader
+    from trainer.leader.leader import load_leader
 
     leader = load_leader(leader_dir)
     info = leader.info

@@ -19,9 +19,9 @@ from okddip_search.errors import UserError
 from okddip_search.export import BEST, CONFIRM, LEADER
 from okddip_search.report import PAGE
 from okddip_search.report_sources import FINDINGS, SPEC, read_findings, read_run, read_study
-from okddip_search.settings import ObjectiveSettings
-from okddip_search.space import load_space
-from okddip_search.spec import SearchSpec
+from okddip_search.space.load import load_space
+from okddip_search.space.model import SearchSpec
+from okddip_search.space.settings import ObjectiveSettings
 from okddip_search.study import end_of
 from okddip_search.tracking_record import Record
 from okddip_search.tracking_search import SearchStage

@@ -98,7 +98,7 @@ class SearchStage(Stage):
 
     @harmless
     def log_leader(self, leader_dir: Path) -> None:
-        """Log a saved leader (``trainer.leader.save_leader``) as a model with its files."""
+        """Log a saved leader (``trainer.leader.leader.save_leader``) as a model with its files."""
         self._record.append({"op": "leader", "path": self._record.relative(leader_dir)})
 
     @harmless
@@ -115,7 +115,7 @@ class SearchStage(Stage):
         whichever version had it, and leaves this version if an earlier verdict was another one.
 
         Args:
-            leader_dir: What ``trainer.leader.save_leader`` wrote.
+            leader_dir: What ``trainer.leader.leader.save_leader`` wrote.
             registered_name: Of the registered model; without ``/`` and ``:``.
             alias: ``champion`` only where the verdict allows it.
             description: What the version's page says, for instance the verdict.

@@ -84,11 +84,11 @@ class OKDDipTrial(Trainable):  # type: ignore[misc]
 
     def _open(self) -> Any:
         from trainer.config.train import TrainConfig
-        from trainer.data import DevelopmentData
-        from trainer.run import TrainingRun
+        from trainer.data.load import development_data_from_arrays
+        from trainer.engine.run import TrainingRun
 
         if self._data is None:
-            self._data = DevelopmentData.from_arrays(self._arrays)
+            self._data = development_data_from_arrays(self._arrays)
         config = TrainConfig(**self._assignment["trainer"])
         return TrainingRun(config, self._data, self._directory, teachers_dir=self._teachers_dir)
 
@@ -136,12 +136,12 @@ def open_test_for(
     device: str,
     unfinished: Any,
 ) -> None:
-    """Measure leaders on the sealed test set; ``trainer.sealed_test.open_test`` in a worker.
+    """Measure leaders on the sealed test set; ``trainer.test_set.open_test`` in a worker.
 
     The results stand in the log. ``unfinished`` is an opening to be completed, or None.
     """
     from trainer.config.data import DataConfig
-    from trainer.sealed_test import open_test
+    from trainer.test_set import open_test
 
     open_test(
         [Path(folder) for folder in leader_dirs],
@@ -162,7 +162,8 @@ def measure_leaders(leader_dirs: list[str]) -> list[dict[str, Any]]:
     """
     from dataclasses import asdict
 
-    from trainer.leader import load_leader, measure_cost
+    from trainer.leader.cost import measure_cost
+    from trainer.leader.leader import load_leader
 
     return [asdict(measure_cost(load_leader(Path(folder)))) for folder in leader_dirs]
 

@@ -7,12 +7,13 @@ from optuna.trial import TrialState
 
 from okddip_search.agenda import SearchAgenda
 from okddip_search.console import SearchConsole
-from okddip_search.contenders import Contender, best_config, rival_spec
+from okddip_search.contenders import Contender, best_config
 from okddip_search.errors import UserError
 from okddip_search.findings import study_seconds
 from okddip_search.session import Session
-from okddip_search.settings import ConfirmSettings
-from okddip_search.spec import SearchSpec
+from okddip_search.space.baselines import rival_spec
+from okddip_search.space.model import SearchSpec
+from okddip_search.space.settings import ConfirmSettings
 from okddip_search.study import open_study, trials_in
 
 TUNING = "tuning"

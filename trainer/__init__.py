@@ -11,11 +11,11 @@ _HOME = {
     "ConfigError": "trainer.config.strict",
     "DataConfig": "trainer.config.data",
     "TrainConfig": "trainer.config.train",
-    "EpochReport": "trainer.engine",
-    "NonFiniteLossError": "trainer.engine",
-    "Trainer": "trainer.engine",
-    "load_development_data": "trainer.data",
-    "open_test": "trainer.sealed_test",
+    "EpochReport": "trainer.engine.report",
+    "NonFiniteLossError": "trainer.engine.trainer",
+    "Trainer": "trainer.engine.trainer",
+    "load_development_data": "trainer.data.load",
+    "open_test": "trainer.test_set",
 }
 
 __all__ = list(_HOME)

@@ -18,9 +18,9 @@ import click
 @click.option("--open-test", is_flag=True, help="Afterwards evaluate on the sealed test set, once.")
 def main(config_path: Path, out_dir: Path | None, open_test: bool) -> None:
     """Train the group that CONFIG (YAML) describes, and write its leader and result.json."""
-    from trainer.checkpoint import CheckpointError
     from trainer.config.strict import ConfigError
-    from trainer.data import DataError
+    from trainer.data.images import DataError
+    from trainer.engine.checkpoint import CheckpointError
     from trainer.io.files import LockedError
     from trainer.io.text import visible
 
@@ -43,8 +43,9 @@ def _train(config_path: Path, out_dir: Path, open_test: bool) -> None:
     from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from trainer import sealed_test
-    from trainer.data import load_development_data
-    from trainer.run import TrainingRun, load_config
+    from trainer.config.load import load_config
+    from trainer.data.load import load_development_data
+    from trainer.engine.run import TrainingRun
 
     config = load_config(config_path)
     data = load_development_data(config.data, cache_dir=out_dir)

@@ -15,14 +15,16 @@ import click
 import torch
 from torch import Tensor
 
-from trainer import metrics
-from trainer.augment import Batch as LabelledImages
 from trainer.config.data import DataConfig
 from trainer.config.strict import ConfigError
-from trainer.data import DataError, DevelopmentData, load_development_data
-from trainer.group import Network
+from trainer.data.base import DevelopmentData
+from trainer.data.batches import Batch as LabelledImages
+from trainer.data.images import DataError
+from trainer.data.load import load_development_data
+from trainer.engine import metrics
+from trainer.group.group import Network
 from trainer.io.files import write_json
-from trainer.leader import load_leader
+from trainer.leader.leader import load_leader
 
 SIGMAS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
 BATCH = 512

@@ -8,10 +8,11 @@ from unittest.mock import Mock
 import pytest
 from training_helpers import EPOCHS, assert_same_state, state, tiny, train
 
-from trainer import checkpoint
-from trainer import run as run_module
-from trainer.data import DevelopmentData, load_development_data
-from trainer.run import TrainingRun
+from trainer.data.base import DevelopmentData
+from trainer.data.load import load_development_data
+from trainer.engine import checkpoint
+from trainer.engine import run as run_module
+from trainer.engine.run import TrainingRun
 
 
 @pytest.fixture(scope="module")

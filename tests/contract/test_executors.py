@@ -10,12 +10,13 @@ from training_helpers import state
 
 from trainer.config.strict import ConfigError
 from trainer.config.train import TrainConfig
-from trainer.data import DevelopmentData, load_development_data
-from trainer.engine import Trainer
-from trainer.evaluation import evaluate
-from trainer.executors import EXECUTORS
-from trainer.fused import FusedGroup, obstacle
-from trainer.group import PeerGroup
+from trainer.data.base import DevelopmentData
+from trainer.data.load import load_development_data
+from trainer.engine.evaluation import evaluate
+from trainer.engine.trainer import Trainer
+from trainer.group.executors import EXECUTORS
+from trainer.group.fused import FusedGroup, obstacle
+from trainer.group.group import PeerGroup
 from trainer.methods import build_method
 from trainer.methods.base import Batch
 from trainer.models import Architecture, build_architecture

@@ -14,15 +14,18 @@ import torch
 from torch import Tensor
 from training_helpers import state
 
-from trainer import executors, graphed
 from trainer.config.strict import ConfigError
 from trainer.config.train import TrainConfig
-from trainer.data import DevelopmentData, load_development_data
-from trainer.engine import NonFiniteLossError, Trainer
-from trainer.graphed import GraphedSteps
-from trainer.group import PeerGroup, separate
+from trainer.data.base import DevelopmentData
+from trainer.data.load import load_development_data
+from trainer.engine import cuda_graph as graphed
+from trainer.engine.cuda_graph import GraphedSteps
+from trainer.engine.run import TrainingRun
+from trainer.engine.trainer import NonFiniteLossError, Trainer
+from trainer.group import executors
+from trainer.group.group import PeerGroup, separate
+from trainer.group.streams import on_streams
 from trainer.models import build_architecture
-from trainer.run import TrainingRun
 
 needs_cuda = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="CUDA graphs and streams need a GPU"
@@ -242,7 +245,7 @@ def fake_recording(monkeypatch) -> Iterator[list[FakeGraph]]:
         made.append(FakeGraph())
         return made[-1]
 
-    monkeypatch.setattr(graphed, "_stream", lambda device: FakeStream())
+    monkeypatch.setattr(graphed, "new_stream", lambda device: FakeStream())
     fakes = {
         "current_stream": lambda device: FakeStream(),
         "stream": lambda stream: contextlib.nullcontext(),
@@ -332,7 +335,7 @@ def test_members_on_streams_of_their_own_compute_the_same(structure, members, mo
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: home)
     monkeypatch.setattr(torch.cuda, "stream", on)
     images = torch.randn(4, 3, 8, 8)
-    actual = graphed._on_streams(group, peers)(images)
+    actual = on_streams(group, peers)(images)
     for mine, expected in zip(actual, separate(group)(images), strict=True):
         assert torch.equal(mine, expected)
     forks = [log.index(f"{peer.name} waits for home") for peer in peers]

@@ -6,11 +6,12 @@ import pytest
 import torch
 from training_helpers import assert_same_state, state, tiny, train
 
-from trainer.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from trainer.data import DevelopmentData, load_development_data
-from trainer.engine import Trainer
-from trainer.leader import load_leader
-from trainer.run import TrainingRun
+from trainer.data.base import DevelopmentData
+from trainer.data.load import load_development_data
+from trainer.engine.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from trainer.engine.run import TrainingRun
+from trainer.engine.trainer import Trainer
+from trainer.leader.leader import load_leader
 
 RESTLESS = {"lr": 2.0, "epochs": 6, "lr_decay": 1.0}  # the best epoch may be any
 SEEDS = (1, 2, 3)

@@ -8,19 +8,20 @@ import pytest
 import torch
 from training_helpers import assert_same_state, state
 
-from trainer import metrics
-from trainer.augment import EvaluationBatches
 from trainer.config.strict import ConfigError
 from trainer.config.train import TrainConfig
-from trainer.data import DevelopmentData, load_development_data
-from trainer.engine import Trainer
-from trainer.group import single_network
-from trainer.leader import LeaderInfo, load_leader, save_leader
+from trainer.data.base import DevelopmentData
+from trainer.data.batches import EvaluationBatches
+from trainer.data.load import load_development_data
+from trainer.engine import metrics
+from trainer.engine.run import TrainingRun
+from trainer.engine.trainer import Trainer
+from trainer.group.group import single_network
+from trainer.leader.leader import LeaderInfo, load_leader, save_leader
 from trainer.methods.base import Batch
 from trainer.methods.kd import Teacher
 from trainer.models import build_architecture
 from trainer.registry import METHODS
-from trainer.run import TrainingRun
 
 EPOCHS = 3
 EXECUTOR = {"executor": "separate"}  # of all runs; set by the fixture

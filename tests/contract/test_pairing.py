@@ -12,11 +12,12 @@ import torch
 from PIL import Image
 
 from trainer.config.train import TrainConfig
-from trainer.data import DevelopmentData, load_development_data
-from trainer.engine import Trainer
+from trainer.data.base import DevelopmentData
+from trainer.data.load import load_development_data
+from trainer.engine.run import TrainingRun
+from trainer.engine.trainer import Trainer
 from trainer.methods.base import Batch
 from trainer.registry import METHODS
-from trainer.run import TrainingRun
 
 EPOCHS = 2
 CPU = torch.device("cpu")

@@ -8,8 +8,8 @@ from okddip_search.retention import drop_teachers
 from trainer.config.data import DataConfig
 from trainer.config.strict import ConfigError
 from trainer.config.train import TrainConfig
-from trainer.data import load_development_data
-from trainer.run import TrainingRun
+from trainer.data.load import load_development_data
+from trainer.engine.run import TrainingRun
 
 DATA = {"name": "digits", "train_limit": 60, "validation": 50}
 

@@ -17,13 +17,14 @@ import yaml
 from safetensors.torch import load_file, save_file
 from training_helpers import EPOCHS, assert_same_state, state, tiny, train
 
-from trainer import run as run_module
-from trainer.checkpoint import CheckpointError
 from trainer.config.train import TrainConfig
-from trainer.data import DevelopmentData, load_development_data
-from trainer.engine import Trainer
+from trainer.data.base import DevelopmentData
+from trainer.data.load import load_development_data
+from trainer.engine import run as run_module
+from trainer.engine.checkpoint import CheckpointError
+from trainer.engine.run import TrainingRun
+from trainer.engine.trainer import Trainer
 from trainer.io.files import LockedError
-from trainer.run import TrainingRun
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 STRUCTURES = ["network", "branch"]
@@ -32,8 +33,8 @@ STRUCTURES = ["network", "branch"]
 WORKER = """
 import sys
 from pathlib import Path
-from trainer.data import load_development_data
-from trainer.run import TrainingRun, load_config
+from trainer.data.load import load_development_data
+from trainer.engine.run import TrainingRun, load_config
 config = load_config(Path(sys.argv[1]))
 with TrainingRun(config, load_development_data(config.data), Path(sys.argv[2])) as run:
     print(run.trainer.epoch, flush=True)

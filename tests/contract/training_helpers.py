@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file
 
 from trainer.config.train import TrainConfig
-from trainer.data import DevelopmentData
-from trainer.engine import Trainer
-from trainer.run import TrainingRun
+from trainer.data.base import DevelopmentData
+from trainer.engine.run import TrainingRun
+from trainer.engine.trainer import Trainer
 
 EPOCHS = 4
 TIMING = {"seconds", "images_per_s"}

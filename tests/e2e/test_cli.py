@@ -6,7 +6,7 @@ import sys
 import pytest
 from search_helpers import SPACE, run, write_space
 
-from okddip_search.space import bundled_spaces
+from okddip_search.space.load import bundled_spaces
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--explain"], ["spaces"], ["train", "--help"]])

@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 from search_helpers import kill, numbers, read_study, run, start, wait_until, write_space
 
 from trainer.config.data import DataConfig
-from trainer.sealed_test import open_test
+from trainer.test_set import open_test
 
 SPACE = """\
 name: tiny

@@ -9,7 +9,7 @@ from mlflow.tracking import MlflowClient
 from optuna.trial import TrialState
 from search_helpers import COMMAND, assert_consistent, run, write_space
 
-import trainer.config.train
+from trainer import TrainConfig
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_export_then_train_gives_the_winners_accuracy_again_exactly(search, tmp_
 
 def test_best_yaml_is_a_complete_configuration(search):
     values = yaml.safe_load((directory(search) / "best.yaml").read_text())
-    assert set(values) == set(trainer.config.TrainConfig.model_fields)
+    assert set(values) == set(TrainConfig.model_fields)
 
 
 @pytest.mark.parametrize("form", ["weights", "pt2", "onnx"])

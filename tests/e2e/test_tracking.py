@@ -25,7 +25,8 @@ from tracking_helpers import (
 )
 
 from okddip_search.events import TrialEnd
-from okddip_search.tracking import store_uri, sync
+from okddip_search.tracking_replay import sync
+from okddip_search.tracking_store import store_uri
 
 
 @pytest.fixture(scope="module")

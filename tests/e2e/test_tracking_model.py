@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from tracking_helpers import all_runs, client_of, open_tracker, save_tiny_leader
 
-from okddip_search.tracking import store_uri
 from okddip_search.tracking_model import FILES
+from okddip_search.tracking_store import store_uri
 
 
 def pickles_in(path: Path) -> list[str]:

@@ -16,7 +16,8 @@ from tracking_helpers import (
     wait_for,
 )
 
-from okddip_search.tracking import store_uri, sync
+from okddip_search.tracking_replay import sync
+from okddip_search.tracking_store import store_uri
 
 NAME = "demo leader"
 
@@ -89,7 +90,7 @@ def loads_as_saved(search_dir: Path) -> None:
     """The registered model gives the logits of the saved leader, and its files lie beside it."""
     import mlflow
 
-    from trainer.leader import load_leader
+    from trainer.leader.leader import load_leader
 
     usual = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri((search_dir / "uri").read_text())

@@ -22,7 +22,8 @@ from tracking_helpers import (
 )
 
 from okddip_search.errors import UserError
-from okddip_search.tracking import store_uri, sync
+from okddip_search.tracking_replay import sync
+from okddip_search.tracking_store import store_uri
 
 
 class Failing(http.server.BaseHTTPRequestHandler):

@@ -13,7 +13,7 @@ import yaml
 from click.testing import CliRunner
 
 from trainer.__main__ import main
-from trainer.leader import load_leader
+from trainer.leader.leader import load_leader
 
 CONFIG = {
     "data": {"name": "digits", "train_limit": 100, "validation": 150},

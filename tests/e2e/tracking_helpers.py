@@ -160,8 +160,8 @@ def wait_for(condition, timeout_s: float = 60) -> None:
 def save_tiny_leader(directory: Path, seed: int = 0) -> None:
     import torch
 
-    from trainer.group import single_network
-    from trainer.leader import LeaderInfo, save_leader
+    from trainer.group.group import single_network
+    from trainer.leader.leader import LeaderInfo, save_leader
     from trainer.models import build_architecture
 
     torch.manual_seed(seed)

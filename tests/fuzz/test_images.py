@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from trainer.config.data import DataConfig
-from trainer.corrupt import check_images
-from trainer.data import DataError, load_development_data, read_part
+from trainer.data.decoding import check_images
+from trainer.data.load import load_development_data
+from trainer.data.resident import DataError
+from trainer.data.sources import read_part
 
 CPU = torch.device("cpu")
 SIDE = 8

@@ -11,12 +11,13 @@ from fuzz_helpers import case, changed, damaged, values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.checkpoint import CheckpointError, DamagedCheckpointError, load_checkpoint
 from trainer.config.train import TrainConfig
-from trainer.data import load_development_data
-from trainer.engine import EpochReport, Trainer
-from trainer.leader import INFO, WEIGHTS, DamagedLeaderError, load_leader
-from trainer.run import TrainingRun
+from trainer.data.load import load_development_data
+from trainer.engine.checkpoint import CheckpointError, DamagedCheckpointError, load_checkpoint
+from trainer.engine.report import EpochReport
+from trainer.engine.run import TrainingRun
+from trainer.engine.trainer import Trainer
+from trainer.leader.leader import INFO, WEIGHTS, DamagedLeaderError, load_leader
 
 SMALL = TrainConfig(
     data={"name": "digits", "train_limit": 32, "validation": 20},

@@ -11,8 +11,8 @@ from okddip_search.contenders import Contender, Plan, prepared_data
 from okddip_search.errors import UserError
 from okddip_search.report_sources import read_findings, read_run, read_study
 from okddip_search.sealed import opened_so_far
-from okddip_search.settings import ConfirmSettings
-from okddip_search.space import load_space
+from okddip_search.space.load import load_space
+from okddip_search.space.settings import ConfirmSettings
 from okddip_search.speed import SPEED, Speed, load_speed
 from okddip_search.study import JOURNAL, open_study, trials_in
 

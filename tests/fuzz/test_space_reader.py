@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from okddip_search.errors import UserError
 from okddip_search.plan import first_params
-from okddip_search.space import bundled_spaces, load_space
-from okddip_search.yaml_lines import Document
+from okddip_search.space.document import Document
+from okddip_search.space.load import bundled_spaces, load_space
 from trainer.io.yaml import MAX_BYTES
 
 SMALL = {

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_space_reader import WHOLE_FILES
 
+from trainer.config.load import load_config
 from trainer.config.strict import ConfigError
 from trainer.config.train import TrainConfig
 from trainer.io.yaml import dump_yaml
-from trainer.run import load_config
 
 PLAIN = TrainConfig(
     data={"name": "image_folder", "root": "x", "image_size": 32, "train_limit": 100},

@@ -14,8 +14,8 @@ from torch import nn
 
 from trainer import schedules
 from trainer.config.train import TrainConfig
-from trainer.evaluation import evaluate
-from trainer.group import GroupOutput, scale_gradient
+from trainer.engine.evaluation import evaluate
+from trainer.group.group import GroupOutput, scale_gradient
 from trainer.methods import build_method, dml, okddip
 from trainer.methods.base import (
     AUTHORS_EPSILON,

@@ -2,7 +2,7 @@
 
 import torch
 
-from trainer.images import ImageSet
+from trainer.data.images import ImageSet
 
 
 def same(a: ImageSet, b: ImageSet) -> bool:

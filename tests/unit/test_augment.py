@@ -4,8 +4,8 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as reference
 
-from trainer.augment import EvaluationBatches, TrainingBatches, draw_augmentation
-from trainer.data import ImageSet
+from trainer.data.batches import EvaluationBatches, TrainingBatches, draw_augmentation
+from trainer.data.images import ImageSet
 
 DEVICES = [
     "cpu",

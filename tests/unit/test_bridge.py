@@ -9,8 +9,8 @@ from okddip_search.agenda import CONTENDER, SEED, FixedAgenda, SearchAgenda
 from okddip_search.bridge import StudyBridge, reduced
 from okddip_search.errors import UserError
 from okddip_search.setbacks import WORKER_DEATHS_FORGIVEN, Share
-from okddip_search.settings import ObjectiveSettings
-from okddip_search.space import load_space
+from okddip_search.space.load import load_space
+from okddip_search.space.settings import ObjectiveSettings
 from okddip_search.study import (
     JOURNAL,
     cut_torn_tail,

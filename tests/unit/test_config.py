@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from trainer.config.data import DataConfig
+from trainer.config.load import load_config
 from trainer.config.strict import ConfigError
 from trainer.config.train import TrainConfig
 from trainer.registry import MODELS
-from trainer.run import load_config
 
 # field, a value outside its range, the range as the message words it
 OUT_OF_RANGE = [

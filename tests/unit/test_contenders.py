@@ -3,6 +3,7 @@
 import pytest
 from optuna.trial import TrialState
 
+from okddip_search.algorithms.seeds import trial_seed
 from okddip_search.contenders import (
     LONGER_SINGLE,
     PAPER,
@@ -10,13 +11,11 @@ from okddip_search.contenders import (
     agreed_settings,
     choose,
     longer_single,
-    rival_config,
-    rival_spec,
 )
 from okddip_search.errors import UserError
-from okddip_search.seeds import trial_seed
-from okddip_search.settings import ConfirmSettings
-from okddip_search.space import load_space
+from okddip_search.space.baselines import rival_config, rival_spec
+from okddip_search.space.load import load_space
+from okddip_search.space.settings import ConfirmSettings
 from okddip_search.study import open_study
 from trainer.config.train import TrainConfig
 

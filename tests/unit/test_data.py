@@ -6,10 +6,12 @@ import pytest
 import torch
 from image_helpers import rows, same
 
-from trainer import data
 from trainer.config.data import DataConfig
-from trainer.data import DataError, DevelopmentData, load_development_data, read_part
-from trainer.images import stratified_draw
+from trainer.data import resident as data
+from trainer.data.images import stratified_draw
+from trainer.data.load import development_data_from_arrays, load_development_data
+from trainer.data.resident import DataError
+from trainer.data.sources import read_part
 
 
 def test_division_is_stratified_disjoint_and_seeded():
@@ -95,7 +97,7 @@ def test_arrays_survive_the_object_store_without_copy_or_warning():
             array.flags.writeable = False  # as Ray hands them out
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        back = DevelopmentData.from_arrays(arrays)
+        back = development_data_from_arrays(arrays)
     assert same(back.train, loaded.train) and same(back.validation, loaded.validation)
     assert back.train.images_NCHW.data_ptr() == arrays["train"][0].ctypes.data
     fields = ("mean_C", "std_C", "pad", "flip", "fingerprint", "is_undivided")
@@ -126,7 +128,7 @@ def test_undivided_data_have_a_fingerprint_of_their_own_that_repeats():
 
 def test_undivided_data_survive_the_object_store():
     whole = load_development_data(DataConfig(train_limit=50)).undivided()
-    back = DevelopmentData.from_arrays(whole.to_arrays())
+    back = development_data_from_arrays(whole.to_arrays())
     assert back.is_undivided and back.fingerprint == whole.fingerprint
     assert same(back.train, whole.train) and same(back.validation, whole.validation)
 

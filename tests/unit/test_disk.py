@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-import trainer.checkpoint
+import trainer.engine.checkpoint
 from okddip_search import disk
-from okddip_search.space import load_space
+from okddip_search.space.load import load_space
 from trainer.config.data import DataConfig
 from trainer.config.train import TrainConfig
-from trainer.data import load_development_data
-from trainer.footprint import footprint
-from trainer.run import TrainingRun
+from trainer.data.load import load_development_data
+from trainer.engine.run import TrainingRun
+from trainer.tools.footprint import footprint
 
 DATA = {"name": "digits", "train_limit": 60, "validation": 50}
 SPACE = """\

@@ -8,16 +8,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from trainer import engine, hardware, sources
 from trainer.config.data import DataConfig
 from trainer.config.strict import ConfigError
 from trainer.config.train import TrainConfig
-from trainer.data import DevelopmentData, load_development_data
-from trainer.engine import EpochReport, NonFiniteLossError, Trainer
-from trainer.evaluation import evaluate
-from trainer.hardware import has_bf16
+from trainer.data import sources
+from trainer.data.base import DevelopmentData
+from trainer.data.load import load_development_data
+from trainer.engine import hardware
+from trainer.engine import trainer as engine
+from trainer.engine.evaluation import evaluate
+from trainer.engine.hardware import has_bf16
+from trainer.engine.report import EpochReport
+from trainer.engine.run import TrainingRun
+from trainer.engine.trainer import NonFiniteLossError, Trainer
 from trainer.methods.base import Batch
-from trainer.run import TrainingRun
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_cuda)]

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from trainer import metrics
 from trainer.config.train import TrainConfig
-from trainer.evaluation import evaluate
-from trainer.group import GroupOutput
+from trainer.engine import metrics
+from trainer.engine.evaluation import evaluate
+from trainer.group.group import GroupOutput
 from trainer.methods import build_method
 from trainer.models import Architecture
 

@@ -18,7 +18,7 @@ from okddip_search.findings import (
 )
 from okddip_search.resources import Allotment
 from okddip_search.result import print_findings
-from okddip_search.settings import ConfirmSettings, ObjectiveSettings
+from okddip_search.space.settings import ConfirmSettings, ObjectiveSettings
 from okddip_search.study import REASON, open_fixed_study
 
 ALLOTMENT = Allotment(2, 0, 1.0, 0.0, 2)

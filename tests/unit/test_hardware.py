@@ -9,7 +9,7 @@ import pytest
 FAULTS = """
 import resource
 import torch
-from trainer.hardware import keep_freed_memory
+from trainer.engine.hardware import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

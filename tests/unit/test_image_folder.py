@@ -11,10 +11,12 @@ from image_helpers import same
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from trainer import image_folder
 from trainer.config.data import DataConfig
 from trainer.config.strict import ConfigError
-from trainer.data import DataError, load_development_data, read_part
+from trainer.data import image_folder
+from trainer.data.load import load_development_data
+from trainer.data.resident import DataError
+from trainer.data.sources import read_part
 
 
 def write_digits(folder: Path, count: int = 60, suffix: str = ".png") -> None:

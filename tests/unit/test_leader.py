@@ -10,12 +10,15 @@ import torch
 from click.testing import CliRunner
 
 from trainer.analysis import main as analysis
-from trainer.checkpoint import CheckpointError
 from trainer.config.train import TrainConfig
-from trainer.data import DevelopmentData, load_development_data
-from trainer.engine import Trainer
-from trainer.leader import Leader, export_onnx, export_pt2, load_leader, measure_cost
-from trainer.run import TrainingRun
+from trainer.data.base import DevelopmentData
+from trainer.data.load import load_development_data
+from trainer.engine.checkpoint import CheckpointError
+from trainer.engine.run import TrainingRun
+from trainer.engine.trainer import Trainer
+from trainer.leader.cost import measure_cost
+from trainer.leader.export import export_onnx, export_pt2
+from trainer.leader.leader import Leader, load_leader
 
 
 def tiny(**changes: object) -> TrainConfig:

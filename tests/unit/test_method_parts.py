@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from trainer.config.train import TrainConfig
-from trainer.group import GroupOutput, PeerGroup, scale_gradient
+from trainer.group.group import GroupOutput, PeerGroup, scale_gradient
 from trainer.methods import build_method
 from trainer.methods.base import Batch, classification_loss, kl_divergence, mean_of_others
 from trainer.methods.codistillation import codistillation_loss

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from trainer import metrics
+from trainer.engine import metrics
 
 N, M, C = 23, 3, 5
 

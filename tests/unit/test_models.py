@@ -9,8 +9,9 @@ from torch import nn
 
 from trainer.config.strict import ConfigError
 from trainer.config.train import TrainConfig
-from trainer.group import PeerGroup, single_network
-from trainer.leader import Leader, LeaderInfo, export_pt2
+from trainer.group.group import PeerGroup, single_network
+from trainer.leader.export import export_pt2
+from trainer.leader.leader import Leader, LeaderInfo
 from trainer.methods import build_method
 from trainer.models import build_architecture, check_size
 from trainer.models.layers import StridedPointwise
@@ -295,7 +296,7 @@ def test_narrow_networks_have_no_other_strided_pointwise_convolution(model):
 @pytest.mark.parametrize("executor", ["separate", "fused"])
 def test_a_narrow_group_trains_without_damaging_its_memory(executor):
     code = (
-        "from trainer import TrainConfig; from trainer.timing import Shape, short_run\n"
+        "from trainer import TrainConfig; from trainer.tools.timing import Shape, short_run\n"
         "config = TrainConfig(model='resnet8', width=0.25, num_peers=2, batch_size=32, "
         f"num_threads=1, device='cpu', precision='fp32', executor={executor!r})\n"
         "run = short_run(config, Shape(1, 8, 8, 10))\n"

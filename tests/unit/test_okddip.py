@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from trainer.config.train import TrainConfig
-from trainer.group import GroupOutput
+from trainer.group.group import GroupOutput
 from trainer.methods import build_method
 from trainer.methods.base import Batch, kl_divergence
 from trainer.methods.okddip import attention, okddip_losses, peer_targets

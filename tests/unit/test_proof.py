@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from trainer import executors
 from trainer.config.train import TrainConfig
-from trainer.graphed import GraphedSteps
-from trainer.proof import disagreement, doubt
-from trainer.timing import Shape, Variant
+from trainer.engine.cuda_graph import GraphedSteps
+from trainer.group import executors
+from trainer.tools.timing import Shape, Variant
+from trainer.tools.verify import disagreement, doubt
 
 DIGITS = Shape(1, 8, 8, 10)
 CONFIG = TrainConfig(

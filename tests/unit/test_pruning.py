@@ -9,14 +9,13 @@ from optuna.pruners import BasePruner, MedianPruner, NopPruner
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from okddip_search.pruning import (
+from okddip_search.algorithms.pruners import (
     PRUNE_FROM,
     PRUNERS,
     RampUpPruner,
     first_prunable_step,
-    make_pruner,
 )
-from okddip_search.space import load_space
+from okddip_search.space.load import load_space
 from trainer.config.train import TrainConfig
 
 ARGUMENTS = {"percentile": ", percentile: 50", "patient": ", patience: 1, wrapped: median"}
@@ -85,7 +84,7 @@ def space(folder: Path, pruner: str, *overrides: str) -> BasePruner:
         "search: {lr: {type: float, low: 0.1, high: 1}}\n"
         f"study: {{pruner: {{type: {pruner}{ARGUMENTS.get(pruner, '')}}}}}\n"
     )
-    return make_pruner(load_space(path, overrides))
+    return load_space(path, overrides).make_pruner()
 
 
 @pytest.mark.parametrize("name", PRUNERS)

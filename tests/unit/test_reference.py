@@ -6,8 +6,8 @@ import torch
 from side_by_side import MEAN, STD, random_data, reference_group, take_turns
 
 from trainer.config.train import TrainConfig
-from trainer.engine import Trainer
-from trainer.evaluation import evaluate
+from trainer.engine.evaluation import evaluate
+from trainer.engine.trainer import Trainer
 from trainer.methods.base import Batch
 
 STRUCTURES = ["branch", "network"]

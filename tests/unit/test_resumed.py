@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from okddip_search.errors import UserError
-from okddip_search.resumed import left_as_it_was, require_unchanged
-from okddip_search.space import load_space
+from okddip_search.space.changes import left_as_it_was, require_unchanged
+from okddip_search.space.load import load_space
 
 
 def space(*changes):

@@ -7,7 +7,12 @@ import torch
 
 from okddip_search.events import TrialEnd
 from okddip_search.retention import Retention, drop_teachers
-from trainer.checkpoint import Checkpoint, DamagedCheckpointError, load_checkpoint, save_checkpoint
+from trainer.engine.checkpoint import (
+    Checkpoint,
+    DamagedCheckpointError,
+    load_checkpoint,
+    save_checkpoint,
+)
 from trainer.io.files import exclusive_lock
 
 

@@ -8,8 +8,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from okddip_search.sampling import SAMPLERS, make_sampler
-from okddip_search.space import SearchSpec, load_space
+from okddip_search.algorithms.samplers import SAMPLERS
+from okddip_search.space.load import load_space
+from okddip_search.space.model import SearchSpec
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -54,7 +55,7 @@ def open_study(folder: Path, spec: SearchSpec) -> optuna.Study:
 
 def ask(study: optuna.Study, spec: SearchSpec) -> optuna.Trial:
     waiting = [t.number for t in study.trials if t.state == TrialState.WAITING]
-    study.sampler = make_sampler(spec, min(waiting, default=len(study.trials)))
+    study.sampler = spec.make_sampler(min(waiting, default=len(study.trials)))
     trial = study.ask()
     spec.suggest(trial)
     return trial
@@ -117,11 +118,11 @@ def test_grid_visits_every_point_once_and_is_told_without_optimize(tmp_path: Pat
 
 def test_tpe_groups_conditional_parameters_only(tmp_path: Path) -> None:
     for extra, grouped in ((CONTINUOUS, False), (CONDITIONAL, True)):
-        sampler = make_sampler(load(tmp_path, "tpe", extra=extra), 0)
+        sampler = load(tmp_path, "tpe", extra=extra).make_sampler(0)
         assert sampler._group is grouped  # type: ignore[attr-defined]
 
 
 def test_no_warnings(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     for sampler in SAMPLERS:
-        make_sampler(load(tmp_path, sampler), 0)
+        load(tmp_path, sampler).make_sampler(0)
     assert not list(recwarn)

@@ -8,13 +8,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from trainer import sealed_test, sources
+from trainer import sealed_test
 from trainer.config.data import DataConfig
-from trainer.data import DataError
-from trainer.group import single_network
-from trainer.leader import LeaderInfo, load_leader, save_leader
+from trainer.data import sources
+from trainer.data.resident import DataError
+from trainer.group.group import single_network
+from trainer.leader.leader import LeaderInfo, load_leader, save_leader
 from trainer.models import build_architecture
-from trainer.sealed_test import OpeningError, open_test, read_openings
+from trainer.test_set import OpeningError, open_test, read_openings
 
 DIGITS = DataConfig(name="digits")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

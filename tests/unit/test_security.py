@@ -29,18 +29,26 @@ from okddip_search.errors import UserError
 from okddip_search.events import TrialEnd
 from okddip_search.export import export
 from okddip_search.masking import MaskedFormatter, masked
-from okddip_search.space import load_space
-from trainer.checkpoint import Checkpoint, DamagedCheckpointError, load_checkpoint, save_checkpoint
+from okddip_search.space.load import load_space
 from trainer.config.data import DataConfig
+from trainer.config.load import load_config
 from trainer.config.strict import ConfigError
 from trainer.config.train import TrainConfig
-from trainer.data import DataError, load_development_data, read_part
-from trainer.group import single_network
+from trainer.data.load import load_development_data
+from trainer.data.resident import DataError
+from trainer.data.sources import read_part
+from trainer.engine.checkpoint import (
+    Checkpoint,
+    DamagedCheckpointError,
+    load_checkpoint,
+    save_checkpoint,
+)
+from trainer.engine.run import TrainingRun
+from trainer.group.group import single_network
 from trainer.io.text import visible
-from trainer.leader import LeaderInfo, save_leader
+from trainer.leader.leader import LeaderInfo, save_leader
 from trainer.methods.kd import Teacher
 from trainer.models import build_architecture
-from trainer.run import TrainingRun, load_config
 
 ROOT = Path(__file__).parents[2]
 
@@ -64,7 +72,7 @@ class TestPickle:
         # The model archive is one that this process has just written in a folder of its own.
         assert found == [
             "okddip_search/tracking_model.py: torch.export.load",
-            "trainer/sources.py: pickle.Unpickler",
+            "trainer/data/sources.py: pickle.Unpickler",
         ]
 
     @pytest.mark.parametrize(

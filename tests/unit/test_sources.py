@@ -15,9 +15,11 @@ from sklearn.datasets import load_digits
 from torch.nn import functional
 from torchvision import datasets as torchvision_datasets
 
-from trainer import sources
 from trainer.config.data import DataConfig
-from trainer.data import DataError, load_development_data, read_part
+from trainer.data import sources
+from trainer.data.load import load_development_data
+from trainer.data.resident import DataError
+from trainer.data.sources import read_part
 
 # Digits
 

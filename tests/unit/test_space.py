@@ -10,8 +10,10 @@ import pytest
 from optuna.trial import FixedTrial
 from space_helpers import BASE
 
+from okddip_search.algorithms.seeds import trial_seed
 from okddip_search.errors import UserError
-from okddip_search.space import SearchSpec, bundled_spaces, load_space, summary_of, trial_seed
+from okddip_search.space.load import bundled_spaces, load_space, summary_of
+from okddip_search.space.model import SearchSpec
 from trainer.config.train import TrainConfig
 from trainer.io.yaml import dump_yaml, parse_yaml
 from trainer.registry import METHODS
@@ -226,7 +228,7 @@ def test_bundled_space_reads_back_equal(bundled: SearchSpec, tmp_path: Path) -> 
 
 def test_reading_a_space_needs_no_torch_ray_or_mlflow() -> None:
     code = (
-        "import sys; from okddip_search.space import load_space; load_space('digits');"
+        "import sys; from okddip_search.space.load import load_space; load_space('digits');"
         "print(sorted({'torch', 'ray', 'mlflow', 'scipy'} & sys.modules.keys()))"
     )
     result = subprocess.run(

@@ -6,7 +6,7 @@ import pytest
 from space_helpers import BASE
 
 from okddip_search.errors import UserError
-from okddip_search.space import load_space
+from okddip_search.space.load import load_space
 
 
 def write(folder: Path, text: str | bytes) -> Path:

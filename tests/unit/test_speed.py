@@ -6,7 +6,7 @@ from ray.exceptions import WorkerCrashedError
 from okddip_search import session
 from okddip_search.errors import UserError
 from okddip_search.resources import Node, allot
-from okddip_search.space import load_space
+from okddip_search.space.load import load_space
 from okddip_search.speed import (
     Speed,
     Tried,
@@ -20,8 +20,8 @@ from okddip_search.speed import (
 )
 from okddip_search.stopping import StopSwitch
 from trainer.config.train import TrainConfig
-from trainer.data import load_development_data
-from trainer.timing import Shape, Variant, side_by_side, time_variants
+from trainer.data.load import load_development_data
+from trainer.tools.timing import Shape, Variant, side_by_side, time_variants
 
 SPACE = """\
 name: tiny

@@ -15,25 +15,27 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from torchvision.transforms import v2
 
-from trainer import streaming
 from trainer.config.data import DataConfig
 from trainer.config.train import TrainConfig
-from trainer.data import DataError, DevelopmentData, ResidentData, load_development_data
-from trainer.engine import Trainer
-from trainer.group import single_network
-from trainer.image_files import ImageFiles, read_image_files
-from trainer.image_folder import open_rgb
-from trainer.leader import LeaderInfo, load_leader, save_leader
-from trainer.models import build_architecture
-from trainer.run import TrainingRun
-from trainer.sealed_test import open_test
-from trainer.streaming import (
+from trainer.data import streaming
+from trainer.data.base import DevelopmentData
+from trainer.data.decoding import open_rgb
+from trainer.data.image_files import ImageFiles, read_image_files
+from trainer.data.load import development_data_from_arrays, load_development_data
+from trainer.data.resident import DataError, ResidentData
+from trainer.data.streaming import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     StreamedData,
     StreamedEvaluation,
     StreamedTraining,
 )
+from trainer.engine.run import TrainingRun
+from trainer.engine.trainer import Trainer
+from trainer.group.group import single_network
+from trainer.leader.leader import LeaderInfo, load_leader, save_leader
+from trainer.models import build_architecture
+from trainer.test_set import open_test
 
 CPU = torch.device("cpu")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -201,7 +203,7 @@ def test_a_run_that_ends_in_mid_epoch_ends(root: Path) -> None:
 import signal, torch
 signal.pthread_sigmask(signal.SIG_BLOCK, {{signal.SIGTERM}})
 from trainer.config.data import DataConfig
-from trainer.data import load_development_data
+from trainer.data.load import load_development_data
 data = load_development_data(DataConfig(**{config(root, workers=2).model_dump()!r}))
 batches = data.training_batches(4, torch.device("cpu")).epoch(0, 0)
 next(batches)
@@ -270,7 +272,7 @@ def test_lists_of_files_survive_the_object_store_without_pixels_or_copies(
             array.flags.writeable = False  # as Ray hands them out
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        back = DevelopmentData.from_arrays(arrays)
+        back = development_data_from_arrays(arrays)
     assert isinstance(back, StreamedData)
     assert back.train.names_N is arrays["train"][0]
     assert sum(array.nbytes for array in arrays["train"]) < 45 * 64
@@ -282,7 +284,7 @@ def test_lists_of_files_survive_the_object_store_without_pixels_or_copies(
 def test_undivided_files_are_all_of_them_wherever_they_are_listed(root: Path) -> None:
     divided = load(root, flip=False)
     whole = divided.undivided()
-    for data in (whole, DevelopmentData.from_arrays(whole.to_arrays())):
+    for data in (whole, development_data_from_arrays(whole.to_arrays())):
         assert isinstance(data, StreamedData) and data.is_undivided
         assert names(data.train) == names(divided.train) + names(divided.validation)
         assert names(data.validation) == names(divided.validation)

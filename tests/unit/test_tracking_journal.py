@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from okddip_search.errors import UserError
-from okddip_search.tracking import masked, store_uri, sync
+from okddip_search.masking import masked
 from okddip_search.tracking_journal import (
     Journal,
     Position,
@@ -24,11 +24,13 @@ from okddip_search.tracking_journal import (
     run_key,
     stage_of,
 )
+from okddip_search.tracking_replay import sync
 from okddip_search.tracking_stage import run_name
 from okddip_search.tracking_store import (
     artifact_uri,
     relocate,
     sole_deliverer,
+    store_uri,
     target_of,
 )
 from okddip_search.tracking_view import confirm_view, search_view, view_url

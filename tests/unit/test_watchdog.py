@@ -10,7 +10,7 @@ from okddip_search.agenda import SearchAgenda
 from okddip_search.bridge import StudyBridge
 from okddip_search.placement import what_is_missing
 from okddip_search.setbacks import Share
-from okddip_search.space import load_space
+from okddip_search.space.load import load_space
 from okddip_search.study import open_study
 from okddip_search.tune_faces import StudySearcher
 from okddip_search.watchdog import Watchdog

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.config.train import TrainConfig
-from trainer.data import DevelopmentData
-from trainer.group import GroupOutput, PeerGroup
+from trainer.data.base import DevelopmentData
+from trainer.group.group import GroupOutput, PeerGroup
 from trainer.models import Architecture
 
 AUTHORS_EPSILON = 1e-7

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from trainer.data import DevelopmentData
-from trainer.group import GroupOutput, PeerGroup
+from trainer.data.base import DevelopmentData
+from trainer.group.group import GroupOutput, PeerGroup
 from trainer.methods.base import Batch, Method, distillation, mean_of_others
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trainer.data import DevelopmentData
-from trainer.group import GroupOutput, PeerGroup
+from trainer.data.base import DevelopmentData
+from trainer.group.group import GroupOutput, PeerGroup
 from trainer.methods.base import AUTHORS_EPSILON, Batch, Method, kl_divergence, mean_of_others
 
 

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from trainer.group import GroupOutput
+from trainer.group.group import GroupOutput
 from trainer.methods.base import Batch, Method, distillation, mean_of_others
 
 

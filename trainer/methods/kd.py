@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from trainer.config.strict import ConfigError
-from trainer.data import DevelopmentData
-from trainer.group import GroupOutput, PeerGroup
-from trainer.leader import DamagedLeaderError, load_leader
+from trainer.data.base import DevelopmentData
+from trainer.group.group import GroupOutput, PeerGroup
+from trainer.leader.leader import DamagedLeaderError, load_leader
 from trainer.methods.base import Batch, Method, distillation
 
 

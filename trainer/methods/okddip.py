@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.config.train import TrainConfig
-from trainer.group import GroupOutput
+from trainer.group.group import GroupOutput
 from trainer.methods.base import (
     AUTHORS_EPSILON,
     Batch,

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from trainer.config.train import TrainConfig
-from trainer.group import GroupOutput
+from trainer.group.group import GroupOutput
 from trainer.methods.base import Batch, Method, distillation
 from trainer.models import Architecture
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from trainer.group import GroupOutput
+from trainer.group.group import GroupOutput
 from trainer.methods.base import Batch, Method
 
 

@@ -21,7 +21,7 @@ class Architecture:
         num_classes: C.
         head: Makes the classifier where it is more than a plain linear layer.
         blocks: Modules in it that join what their children compute by sums and activations alone,
-            channel by channel: what ``trainer.fused`` may take for several members at once.
+            channel by channel: what ``trainer.group.fused`` may take for several members at once.
     """
 
     trunk: Callable[[], nn.Module]

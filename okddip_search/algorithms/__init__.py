@@ -1,0 +1,1 @@
+"""Samplers, pruners and seeds: what chooses and gives up configurations."""

@@ -1,0 +1,1 @@
+"""A space file, from its text to a checked search space."""

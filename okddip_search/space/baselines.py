@@ -1,0 +1,85 @@
+"""The baselines' configurations and spaces, derived from those of a search."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from okddip_search.space.dimensions import Dimension
+from okddip_search.space.model import SearchSpec
+from trainer.config.strict import ConfigError
+from trainer.config.train import TrainConfig
+from trainer.registry import METHODS
+
+DEFAULT_PEERS: int = TrainConfig.model_fields["num_peers"].default
+
+_TEACHING = {knob for info in METHODS.values() for knob in info.knobs}
+"""Fields that say how members teach each other; a rival has its own, as published."""
+
+
+def without_seed(config: TrainConfig) -> dict[str, Any]:
+    """Return the fields that describe a setting; images, device and threads come with the run."""
+    elsewhere = {"seed", "data", "device", "num_threads"}
+    return {k: v for k, v in config.to_dict().items() if k not in elsewhere}
+
+
+def rival_config(method: str, leading: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn a configuration into that of another method at equal cost.
+
+    Network, images, optimiser, length and group size stay; how members teach each other is as
+    published for the method.
+
+    Args:
+        method: The rival.
+        leading: Fields of ``TrainConfig``, those of the search's best trial.
+
+    Raises:
+        ConfigError: The method needs what the configuration does not have (a teacher).
+    """
+    info = METHODS[method]
+    values = {k: v for k, v in leading.items() if k not in _TEACHING | {"method", "num_peers"}}
+    if "teacher" in info.knobs:
+        if not leading.get("teacher"):
+            raise ConfigError([(("teacher",), f"{method} needs one: set trainer.teacher")])
+        values["teacher"] = leading["teacher"]
+    if info.grouped:
+        values["num_peers"] = leading["num_peers"] or DEFAULT_PEERS
+    if values["structure"] not in info.structures:
+        values["structure"] = info.structures[0]
+    return without_seed(TrainConfig(**values, method=method))
+
+
+def rival_spec(spec: SearchSpec, method: str) -> SearchSpec:
+    """Return the search's space for one method: the same ranges, budget and seed.
+
+    Sampled fields that the method does not read are left out, and so is what applies only with
+    other values of a field that is fixed now. A space with fewer points than trials has no more
+    trials than points.
+    """
+    info = METHODS[method]
+    unread = _TEACHING - set(info.knobs) | {"method"}
+    unread |= set() if info.grouped else {"num_peers"}
+    unread |= {"structure"} if len(info.structures) == 1 else set()
+    trainer = {k: v for k, v in spec.trainer.items() if k not in unread} | {"method": method}
+    fixed = {**TrainConfig(method=method).to_dict(), **trainer}
+    search: dict[str, Dimension] = {}
+    for name, dimension in spec.search.items():
+        elsewhere = {k: v for k, v in dimension.when.items() if k not in search}
+        if name not in unread and all(fixed[k] in wanted for k, wanted in elsewhere.items()):
+            when = {k: v for k, v in dimension.when.items() if k in search}
+            search[name] = dimension.model_copy(update={"when": when})
+    first = [{k: v for k, v in entry.items() if k in search} for entry in spec.enqueue[:1]]
+    enqueue = tuple(entry for entry in first if entry)
+    sizes = [dimension.count() for dimension in search.values()]
+    points = math.prod(size for size in sizes if size is not None)
+    most = spec.study.trials if None in sizes else points + len(enqueue) * bool(search)
+    study = spec.study.model_copy(update={"trials": min(spec.study.trials, most)})
+    return replace(
+        spec,
+        name=f"{spec.name}-{method}",
+        trainer=trainer,
+        search=search,
+        enqueue=enqueue,
+        study=study,
+        confirm=None,
+    )

@@ -1,0 +1,115 @@
+"""A YAML space → ``SearchSpec``: strict, with line numbers, nearest names, and no torch.
+
+Sections: ``name``, ``data``, ``trainer`` (fixed fields), ``search`` (sampled fields), ``enqueue``
+(configurations tried first), ``objective``, ``study``, ``resources``, ``confirm``.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import search_spaces
+from okddip_search.algorithms.seeds import trial_seed
+from okddip_search.errors import UserError
+from okddip_search.space.check import check_space
+from okddip_search.space.document import Document
+from okddip_search.space.model import SearchSpec
+from trainer.config.strict import nearest
+from trainer.io.text import is_plain, shown
+from trainer.io.yaml import KeyPath, YamlError, parse_yaml
+
+__all__ = ["SearchSpec", "bundled_spaces", "load_space", "summary_of", "trial_seed"]
+
+
+def bundled_spaces() -> dict[str, Path]:
+    """Return the spaces that come with the package, by file name."""
+    folder = Path(search_spaces.__file__).parent
+    return {path.name: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def summary_of(path: Path) -> str:
+    """Return the first comment line of a space file: what it is for."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith("#") and line.strip("# "):
+            return line.strip("# ")
+    return ""
+
+
+def load_space(
+    source: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    trials: int | None = None,
+    timeout: str | None = None,
+    name: str | None = None,
+) -> SearchSpec:
+    """Read and check a space.
+
+    Args:
+        source: A file, or the name of a bundled space (``digits`` or ``digits.yaml``); an existing
+            file wins.
+        overrides: ``key=value`` with dotted keys (``trainer.epochs=5``), applied before the checks.
+        trials: Replaces ``study.trials``.
+        timeout: Replaces ``study.timeout``.
+        name: Replaces ``name``.
+
+    Raises:
+        UserError: With every problem found, each with its line or its option.
+    """
+    document = Document(_find(source))
+    for text in overrides:
+        _apply(document, text)
+    for option, key in ((trials, "study.trials"), (timeout, "study.timeout"), (name, "name")):
+        if option is not None:
+            path = tuple(key.split("."))
+            document.override(path, option, f"--{path[-1]}")
+    return check_space(document)
+
+
+def _find(source: str | Path) -> Path:
+    path, bundled = Path(source), bundled_spaces()
+    if path.is_file():
+        return path
+    for known in (str(source), f"{source}.yaml"):
+        if known in bundled:
+            return bundled[known]
+    what = "is a directory" if path.is_dir() else "no such file"
+    remedy = f"Bundled spaces: {', '.join(bundled)}."
+    raise UserError(f"{source}: {what}{nearest(path.name, bundled)}", remedy)
+
+
+def _apply(document: Document, text: str) -> None:
+    """Apply one ``--set key=value``."""
+    key, equals, value = text.partition("=")
+    path: KeyPath = tuple(key.strip().split("."))
+    label = f"--set {shown(key.strip())}"
+    if not equals or "" in path or not is_plain(key):
+        raise UserError(f"--set {shown(text)}: expected key=value, for instance trainer.epochs=5")
+    try:
+        parsed = parse_yaml(value)
+    except YamlError as error:
+        raise UserError(f"{label}: {error.text}") from None
+    if parsed.problems:
+        raise UserError(f"{label}: {parsed.problems[0][1]}")
+    _expand_shorthand(document, path)
+    document.override(path, parsed.values, label)
+
+
+def _expand_shorthand(document: Document, path: KeyPath) -> None:
+    """Make room for ``study.pruner.type=none`` and the like.
+
+    ``pruner: median`` stands for ``{type: median}``; and as arguments belong to a type, a new type
+    starts without any.
+    """
+    for parent, key in ((("objective",), "metric"), (("study", "sampler"), "type"),
+                        (("study", "pruner"), "type")):  # fmt: skip
+        if path[:-1] != parent:
+            continue
+        *outer, last = parent
+        section: Any = document.values
+        for part in outer:
+            section = section.get(part) if isinstance(section, dict) else None
+        if isinstance(section, dict) and isinstance(section.get(last), str):
+            section[last] = {key: section[last]}
+        if isinstance(section, dict) and path[-1] == "type":
+            section[last] = {}

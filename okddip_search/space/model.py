@@ -1,0 +1,179 @@
+"""``SearchSpec``: a checked space, which turns a trial into a training configuration."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+from optuna.trial import BaseTrial, FixedTrial
+
+from okddip_search.algorithms.pruners import make_pruner
+from okddip_search.algorithms.samplers import make_sampler
+from okddip_search.algorithms.seeds import trial_seed
+from okddip_search.space.dimensions import Dimension
+from okddip_search.space.settings import (
+    ConfirmSettings,
+    ObjectiveSettings,
+    ResourceSettings,
+    StudySettings,
+)
+from trainer.config.data import DataConfig
+from trainer.config.train import TrainConfig
+from trainer.io.yaml import dump_yaml
+
+FORMAT = 1
+"""Of a search directory; it rises when an older version could no longer go on with a new one."""
+_SIZES = {"num_peers", "width", "batch_size"}  # fields that a run's memory grows with
+MAX_GRID_POINTS = 100_000  # Optuna holds all of them in memory
+
+
+@dataclass(frozen=True)
+class SearchSpec:
+    """A checked space.
+
+    Attributes:
+        name: Name of the search and of its directory.
+        data: The images; the same for every trial.
+        trainer: Fixed fields of ``TrainConfig``.
+        search: Sampled fields; a field comes after those that its ``when`` names.
+        enqueue: Configurations tried first: values of sampled fields, the rest is sampled.
+        objective: What is maximised.
+        study: Budget, sampler, pruner, seed.
+        resources: What each trial occupies.
+        confirm: What is confirmed when the search is over; None: nothing.
+    """
+
+    name: str
+    data: DataConfig
+    trainer: Mapping[str, Any]
+    search: Mapping[str, Dimension]
+    enqueue: tuple[Mapping[str, Any], ...]
+    objective: ObjectiveSettings
+    study: StudySettings
+    resources: ResourceSettings
+    confirm: ConfirmSettings | None = None
+
+    def suggest(self, trial: BaseTrial) -> TrainConfig:
+        """Sample the fields that apply, and fill in the fixed ones and the trial's seed.
+
+        A parameter that does not apply keeps ``TrainConfig``'s default. Parameters that the trial
+        has already got (an adopted or fixed trial) come back unchanged.
+        """
+        values = dict(self.trainer)
+        for name, dimension in self.search.items():
+            if dimension.is_active(values):
+                values[name] = dimension.suggest(name, trial)
+        values["seed"] = trial_seed(self.study.seed, trial.number)
+        return self.configured(values)
+
+    def configured(self, values: Mapping[str, Any]) -> TrainConfig:
+        """Return the configuration of a run on the space's images, for its objective.
+
+        Args:
+            values: Fields of ``TrainConfig``.
+
+        Raises:
+            ConfigError: They do not go together.
+        """
+        leader_epoch = self.objective.leader_epoch
+        return TrainConfig(**values, data=self.data, leader_epoch=leader_epoch)
+
+    def example(self) -> TrainConfig:
+        """Return the first enqueued configuration, the rest from the middle of each range."""
+        values = {name: dimension.middle() for name, dimension in self.search.items()}
+        return self.suggest(FixedTrial({**values, **(self.enqueue[0] if self.enqueue else {})}))
+
+    def largest(self, **chosen: Any) -> TrainConfig:
+        """Return the configuration that takes most memory, the rest from the middle.
+
+        Args:
+            chosen: Values of sampled fields that are not to be the middle ones.
+
+        Raises:
+            ConfigError: They do not go together.
+        """
+        values = {
+            name: max(dimension.ends().values()) if name in _SIZES else dimension.middle()
+            for name, dimension in self.search.items()
+        }
+        return self.suggest(FixedTrial({**values, **chosen}))
+
+    @property
+    def has_conditions(self) -> bool:
+        """Whether some parameter applies to some trials only."""
+        return any(dimension.when for dimension in self.search.values())
+
+    @property
+    def max_epochs(self) -> int:
+        """Epochs of the longest run."""
+        if "epochs" in self.search:
+            return int(max(self.search["epochs"].ends().values()))
+        return int(self.trainer.get("epochs", TrainConfig.model_fields["epochs"].default))
+
+    def make_sampler(self, trial_number: int) -> BaseSampler:
+        """Build the sampler that chooses the parameters of one trial.
+
+        Raises:
+            ValueError: Arguments that Optuna refuses, or a space that has no grid.
+        """
+        return make_sampler(
+            self.study.sampler,
+            self.study.seed,
+            trial_number,
+            has_conditions=self.has_conditions,
+            grid=self.grid,
+        )
+
+    def make_pruner(self) -> BasePruner:
+        """Build the study's pruner.
+
+        Raises:
+            ValueError: Arguments that Optuna refuses.
+        """
+        study = self.study
+        return make_pruner(study.pruner, self.max_epochs, wait_for_ramp_up=study.wait_for_ramp_up)
+
+    def grid(self) -> dict[str, list[Any]]:
+        """Return all values of every parameter, for the grid sampler.
+
+        Raises:
+            ValueError: There is no such list, or the grid has too many points.
+        """
+        if self.has_conditions:
+            raise ValueError("the grid sampler takes no conditional parameters (when)")
+        sizes = {name: dimension.count() for name, dimension in self.search.items()}
+        endless = ", ".join(name for name, size in sizes.items() if size is None)
+        if endless:
+            raise ValueError(f"the grid sampler needs a step (or choices) for {endless}")
+        points = math.prod(size for size in sizes.values() if size is not None)
+        if points > MAX_GRID_POINTS:
+            raise ValueError(f"a grid of {points:,} points is more than {MAX_GRID_POINTS:,}")
+        if self.study.trials > points + len(self.enqueue):
+            most = f"{points} points and {len(self.enqueue)} enqueued configurations"
+            raise ValueError(f"the grid has {most}: fewer than study.trials, {self.study.trials}")
+        return {name: list(dimension.values()) for name, dimension in self.search.items()}
+
+    def to_yaml(self) -> str:
+        """Return the resolved space; ``load_space`` reads an equal one from it."""
+        return dump_yaml(self.to_plain())
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the resolved space as plain values, section by section."""
+        search = {}
+        for name, dimension in self.search.items():
+            values = dimension.model_dump(mode="json", exclude_defaults=True)
+            search[name] = {"type": values.pop("type"), **values}
+        return {
+            "format": FORMAT,
+            "name": self.name,
+            "data": self.data.model_dump(mode="json"),
+            "trainer": dict(self.trainer),
+            "search": search,
+            "enqueue": [dict(entry) for entry in self.enqueue],
+            "objective": self.objective.model_dump(mode="json"),
+            "study": self.study.to_plain(),
+            "resources": self.resources.model_dump(mode="json"),
+            "confirm": self.confirm.model_dump(mode="json") if self.confirm else False,
+        }

@@ -1,0 +1,197 @@
+"""How a search is run: its objective, its study (budget, sampler, pruner) and its resources."""
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from okddip_search.algorithms.choice import Choice, parse_choice
+from okddip_search.algorithms.pruners import PRUNERS
+from okddip_search.algorithms.samplers import SAMPLERS
+from trainer.config.strict import ConfigError, Count, StrictModel, nearest
+from trainer.registry import METHODS
+
+_UNIT_S = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+
+
+def parse_duration(value: Any) -> float:
+    """Return seconds for ``8h``, ``90m``, ``1h30m``, ``30s``, ``2d`` or a number of seconds.
+
+    Raises:
+        ValueError: Another spelling, or no time at all.
+    """
+    seconds = 0.0
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        seconds = float(value)
+    elif isinstance(value, str) and re.fullmatch(
+        r"(?:\d+(?:\.\d+)?[dhms]\s*)+|\d+(?:\.\d+)?", value
+    ):
+        parts = re.findall(r"(\d+(?:\.\d+)?)([dhms]?)", value)
+        seconds = sum(float(number) * _UNIT_S[unit or "s"] for number, unit in parts)
+    if not 0 < seconds < 1e9:
+        raise ValueError(
+            f"{value!r} is not a duration such as 8h, 90m, 1h30m, 30s (or null for none)"
+        )
+    return seconds
+
+
+def format_duration(seconds: float) -> str:
+    """Return the shortest exact spelling of a duration, for instance ``90m``."""
+    for unit, length in _UNIT_S.items():
+        if unit != "d" and seconds % length == 0:
+            return f"{int(seconds // length)}{unit}"
+    return f"{seconds!r}s"
+
+
+class ObjectiveSettings(StrictModel):
+    """What the study maximises."""
+
+    metric: Literal["leader_accuracy"] = Field(
+        "leader_accuracy", description="of the leader, on the validation images"
+    )
+    reduce: Literal["last", "best", "mean_last_3"] = Field(
+        "last",
+        description="a trial's value: its last epoch, its best (whose leader is then handed over), "
+        "or the mean of the last three",
+    )
+
+    @property
+    def leader_epoch(self) -> Literal["last", "best"]:
+        """The epoch whose leader is handed over, so that it is the one with the trial's value."""
+        return "best" if self.reduce == "best" else "last"
+
+    @property
+    def words(self) -> str:
+        """Say how a trial's value comes from its curve; it stands beside every number."""
+        return {
+            "last": "last epoch",
+            "best": "best epoch",
+            "mean_last_3": "mean of the last 3 epochs",
+        }[self.reduce]
+
+
+class StudySettings(StrictModel):
+    """Budget, and how configurations are chosen and given up."""
+
+    trials: int = Field(
+        20, ge=1, le=1_000_000, description="finished trials (complete or pruned), enqueued too"
+    )
+    timeout: float | None = Field(None, description="seconds (8h, 90m, 30s); null: none")
+    sampler: Choice = Field(Choice(type="tpe"), description="how configurations are chosen")
+    pruner: Choice = Field(Choice(type="median"), description="when a trial is given up")
+    wait_for_ramp_up: bool = Field(
+        True, description="prune no trial before its distillation weight has reached 0.7"
+    )
+    max_failures: Count = Field(5, description="failed trials in a row that end the search")
+    keep_leaders: Count = Field(
+        3,
+        description="best trials whose networks stay on disk; a trial that ended keeps its curves",
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="of the sampler and of every trial")
+
+    @field_validator("timeout", mode="before")
+    @classmethod
+    def _in_seconds(cls, value: Any) -> float | None:
+        try:
+            return None if value is None else parse_duration(value)
+        except ValueError as error:
+            raise ConfigError([((), str(error))]) from None
+
+    @field_validator("sampler", mode="before")
+    @classmethod
+    def _known_sampler(cls, value: Any) -> Choice:
+        return parse_choice(value, SAMPLERS)
+
+    @field_validator("pruner", mode="before")
+    @classmethod
+    def _known_pruner(cls, value: Any) -> Choice:
+        return parse_choice(value, PRUNERS)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the YAML form."""
+        return {
+            "trials": self.trials,
+            "timeout": None if self.timeout is None else format_duration(self.timeout),
+            "sampler": self.sampler.to_plain(),
+            "pruner": self.pruner.to_plain(),
+            "wait_for_ramp_up": self.wait_for_ramp_up,
+            "max_failures": self.max_failures,
+            "keep_leaders": self.keep_leaders,
+            "seed": self.seed,
+        }
+
+
+class ConfirmSettings(StrictModel):
+    """What is trained again over several seeds once the search is over, to be believed."""
+
+    top: int = Field(3, ge=1, le=20, description="best configurations of the search to confirm")
+    seeds: int = Field(5, ge=2, le=1000, description="runs of each, with the same list of seeds")
+    rivals: Literal["searched", "tuned"] = Field(
+        "searched",
+        description="rivals' optimiser settings: the search's best, or from a search of their own",
+    )
+    methods: tuple[str, ...] = Field(
+        ("single", "independent", "dml", "one", "cl_ilr"),
+        description="rival methods, at equal cost",
+    )
+    single: Literal["epochs", "seconds"] = Field(
+        "epochs",
+        description="what single gets as much of as a group; seconds adds a longer run of it",
+    )
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _known_methods(cls, names: Any) -> tuple[str, ...]:
+        if not isinstance(names, (list, tuple)):
+            raise ConfigError([((), f"{names!r} is not a list of methods")])
+        for index, name in enumerate(names):
+            place = (str(index),)
+            if not isinstance(name, str) or name not in METHODS:
+                text = f"{name!r} is not one of {', '.join(METHODS)}{nearest(str(name), METHODS)}"
+                raise ConfigError([(place, text)])
+            if name in names[:index]:
+                raise ConfigError([(place, f"{name!r} is named twice")])
+        return tuple(names)
+
+
+class ResourceSettings(StrictModel):
+    """What each trial occupies; null: decided from the machine."""
+
+    cpus_per_trial: Annotated[float, Field(ge=1)] | Literal["auto"] | None = Field(
+        None,
+        description="CPU cores; null: one, or a GPU's share; auto: without GPUs, timed when the "
+        "search begins",
+    )
+    gpus_per_trial: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="GPUs; below 1, several trials share one"
+    )
+    trials_per_gpu: Annotated[int, Field(ge=1, le=64)] | Literal["auto"] | None = Field(
+        None,
+        description="trials that share a GPU, instead of gpus_per_trial; auto: timed when the "
+        "search begins",
+    )
+    max_concurrent: Count | None = Field(None, description="trials at a time")
+    stall_timeout: float | Literal["auto"] = Field(
+        "auto",
+        description="an epoch that takes so long (90s, 20m) hangs, and its worker is killed; auto: "
+        "ten times the median epoch, at least a minute",
+    )
+
+    @field_validator("stall_timeout", mode="before")
+    @classmethod
+    def _stall_in_seconds(cls, value: Any) -> Any:
+        try:
+            return value if value == "auto" else parse_duration(value)
+        except ValueError as error:
+            raise ConfigError([((), f"{error}, or auto")]) from None
+
+    @model_validator(mode="after")
+    def _gpus_are_shared_or_whole(self) -> Self:
+        gpus = self.gpus_per_trial
+        if gpus is not None and gpus > 1 and gpus != int(gpus):
+            text = f"{gpus} is neither a fraction of one GPU nor a whole number of them"
+            raise ConfigError([(("gpus_per_trial",), text)])
+        if gpus is not None and self.trials_per_gpu is not None:
+            text = "gpus_per_trial says already how trials share the GPUs; leave one of them out"
+            raise ConfigError([(("trials_per_gpu",), text)])
+        return self

@@ -1,0 +1,121 @@
+"""Images that cannot be decoded: found, told of once, and left out or fatal."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from trainer.config.data import DataConfig
+from trainer.data.images import DataError, Part, some
+from trainer.io.files import write_atomically
+from trainer.io.text import printable, shown
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+logger = logging.getLogger(__name__)
+
+SHOWN = 10
+"""Names in a message; all of them are in the file."""
+MAX_PIXELS = 89_478_485
+"""Of one image, as many as Pillow takes without a warning: a small file can claim any size."""
+
+
+def open_rgb(path: Path, *, smallest: bool = False) -> "Image.Image":
+    """Decode to RGB, upright; transparency becomes white, 16-bit grey 8-bit.
+
+    Args:
+        path: A JPEG or PNG file.
+        smallest: Whether a JPEG may come at an eighth of its size, in a fraction of the time.
+
+    Raises:
+        Exception: Of any kind, where the file is damaged or something else.
+    """
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    with Image.open(path, formats=("JPEG", "PNG")) as opened:
+        if opened.width * opened.height > MAX_PIXELS:
+            raise ValueError(f"{opened.width} × {opened.height} are more than {MAX_PIXELS} pixels")
+        if smallest:
+            opened.draft(None, (1, 1))
+        image: Image.Image = ImageOps.exif_transpose(opened)
+        if image.mode.startswith("I"):  # convert() would clip all but the darkest 256 levels
+            image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+        if image.has_transparency_data:
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image.convert("RGBA"))
+        return image.convert("RGB")
+
+
+def check_images(paths: Sequence[Path]) -> dict[int, str]:
+    """Return which images cannot be decoded, by index, and why."""
+    return for_each_image(paths, lambda index: open_rgb(paths[index], smallest=True), threads=None)
+
+
+def for_each_image(
+    paths: Sequence[Path], do: Callable[[int], object], *, threads: int | None
+) -> dict[int, str]:
+    """Call a function for every index of a list of images, in threads.
+
+    Returns:
+        Index → what went wrong.
+    """
+    failures: dict[int, str] = {}
+
+    def do_slice(start: int) -> None:
+        for index in range(start, min(start + 64, len(paths))):
+            try:
+                do(index)
+            except Exception as error:  # a decoder may raise anything on a damaged file
+                failures[index] = shown(f"{type(error).__name__}: {error}", 200)
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(do_slice, range(0, len(paths), 64)))
+    return dict(sorted(failures.items()))
+
+
+def require_decodable(
+    config: DataConfig,
+    part: Part,
+    paths: Sequence[Path],
+    failures: Mapping[int, str],
+    cache_dir: Path | None,
+) -> Tensor:
+    """Decide about images that cannot be decoded.
+
+    Args:
+        config: Its ``corrupt`` says whether they are fatal.
+        part: What they belong to.
+        paths: Of all images of the part.
+        failures: Index → what is wrong with it.
+        cache_dir: Gets ``corrupt-<part>.txt``, the list of them; None: no list is written.
+
+    Returns:
+        Indices of the others, int64, ascending.
+
+    Raises:
+        DataError: There are some, and they are fatal; it lists them.
+    """
+    if not failures:
+        return torch.arange(len(paths))
+    told = undecodable([f"{paths[i]} ({reason})" for i, reason in failures.items()], len(paths))
+    if config.corrupt == "fatal":
+        raise DataError(
+            f"{told}; replace or remove them, or set data.corrupt: skip to go on without them"
+        )
+    if cache_dir is not None:
+        lines = [f"{printable(paths[i])}\t{reason}\n" for i, reason in failures.items()]
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        write_atomically(cache_dir / f"corrupt-{part}.txt", "".join(lines))
+    logger.warning("%s; they are left out", told)
+    return torch.tensor([i for i in range(len(paths)) if i not in failures], dtype=torch.int64)
+
+
+def undecodable(failures: Sequence[str], total: int) -> str:
+    """Say which images cannot be decoded."""
+    return f"{len(failures)} of {total} images cannot be decoded: {some(sorted(failures), SHOWN)}"

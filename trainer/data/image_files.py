@@ -1,0 +1,147 @@
+"""Labelled images that stay on disk: the list of their files, each looked at once."""
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainer.config.data import DataConfig
+from trainer.data.decoding import check_images, require_decodable
+from trainer.data.image_folder import list_image_folder, told
+from trainer.data.images import Part
+from trainer.io.files import read_json, write_json
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFiles:
+    """Labelled images that stay on disk.
+
+    Attributes:
+        folder: of the part, absolute.
+        names_N: paths below the folder as fixed-width bytes: processes share an array of them
+            without copying, a list of a million strings they would not.
+        bytes_N: int64, sizes of the files.
+        labels_N: int64 in [0, num_classes).
+        class_names: one per class, in the order of the labels.
+        side: pixels a side, as the network sees them.
+        left_out: images of the part that cannot be decoded and are not in here.
+    """
+
+    folder: Path
+    names_N: np.ndarray[Any, np.dtype[np.bytes_]]
+    bytes_N: np.ndarray[Any, np.dtype[np.int64]]
+    labels_N: Tensor
+    class_names: tuple[str, ...]
+    side: int
+    left_out: int = 0
+
+    def __len__(self) -> int:
+        """Number of images N."""
+        return len(self.labels_N)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, including those without an image in this set."""
+        return len(self.class_names)
+
+    @property
+    def channels(self) -> int:
+        """3: whatever a file holds becomes RGB."""
+        return 3
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels, as the network sees them."""
+        return self.side, self.side
+
+    def path(self, index: int) -> Path:
+        """Return where an image is."""
+        return self.folder / os.fsdecode(self.names_N[index])
+
+    def paths(self) -> list[Path]:
+        """Return where all images are."""
+        return [self.path(index) for index in range(len(self))]
+
+    def subset(self, indices: Tensor) -> "ImageFiles":
+        """Return the images at int64 ``indices``, in that order."""
+        return ImageFiles(
+            self.folder,
+            self.names_N[indices.numpy()],
+            self.bytes_N[indices.numpy()],
+            self.labels_N[indices],
+            self.class_names,
+            self.side,
+        )
+
+    def followed_by(self, other: "ImageFiles") -> "ImageFiles":
+        """Return these images and then those of another part of the same data set."""
+        return ImageFiles(
+            self.folder,
+            np.concatenate((self.names_N, other.names_N)),
+            np.concatenate((self.bytes_N, other.bytes_N)),
+            torch.cat((self.labels_N, other.labels_N)),
+            self.class_names,
+            self.side,
+        )
+
+
+def read_image_files(config: DataConfig, part: Part, cache_dir: Path | None = None) -> ImageFiles:
+    """List ``root/<part>/<class>/*``, by class and name, after a look at every image.
+
+    The look takes a fraction of an epoch and happens once for the same files: a search must not
+    come upon an image that cannot be decoded after a night.
+
+    `Trainer` must never ask for ``"test"``: only `trainer.test_set` does.
+
+    Args:
+        config: Where they are.
+        part: ``"train"`` or ``"test"``.
+        cache_dir: Where it is kept which of them can be decoded; None: nowhere.
+
+    Raises:
+        DataError: There are no classes, or not the same in both parts, or a class is empty, or
+            images cannot be decoded and ``config.corrupt`` is ``"fatal"``.
+    """
+    assert config.image_size is not None  # DataConfig sees to it
+    folder, class_names, files = list_image_folder(config, part)
+    with told(folder), ThreadPoolExecutor(16) as pool:
+        stats = pool.map(lambda group: [path.stat() for path in group], files)
+        facts = [(stat.st_size, stat.st_mtime_ns) for group in stats for stat in group]
+    bytes_N = np.array([size for size, _ in facts], dtype=np.int64)
+    names = [os.fsencode(f"{path.parent.name}/{path.name}") for group in files for path in group]
+    counts_C = torch.tensor([len(group) for group in files])
+    labels_N = torch.arange(len(files)).repeat_interleave(counts_C)
+    listed = ImageFiles(
+        folder, np.array(names, dtype=np.bytes_), bytes_N, labels_N, class_names, config.image_size
+    )
+    failures = _failures(listed, [time for _, time in facts], part, cache_dir)
+    kept_N = require_decodable(config, part, listed.paths(), failures, cache_dir)
+    return listed if not failures else replace(listed.subset(kept_N), left_out=len(failures))
+
+
+def _failures(
+    files: ImageFiles, times_ns: list[int], part: Part, cache_dir: Path | None
+) -> dict[int, str]:
+    """Return which images cannot be decoded, and why; from the file of an earlier look."""
+    if cache_dir is None:
+        return check_images(files.paths())
+    digest = hashlib.sha256(b"\0".join(files.names_N.tolist()))
+    digest.update(files.bytes_N.tobytes() + np.array(times_ns, dtype=np.int64).tobytes())
+    path = cache_dir / f"checked-{part}-{digest.hexdigest()[:16]}.json"
+    try:
+        known = {int(index): str(reason) for index, reason in read_json(path).items()}
+        if all(0 <= index < len(files) for index in known):
+            return known
+    except (OSError, ValueError, AttributeError):
+        pass  # not looked at yet, or damaged
+    failures = check_images(files.paths())
+    with told(cache_dir):
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        write_json(path, failures)
+    return failures

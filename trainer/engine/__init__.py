@@ -1,0 +1,1 @@
+"""The epoch loop, and everything around one training run."""

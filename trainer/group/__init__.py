@@ -1,0 +1,1 @@
+"""A group of networks, and the ways to compute it."""

@@ -1,0 +1,1 @@
+"""The network that is deployed: its files, its exports and its cost."""

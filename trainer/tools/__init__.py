@@ -1,0 +1,1 @@
+"""Programs that time, verify and measure training, each in a process of its own."""
