@@ -17,9 +17,9 @@ from side_by_side import machine, random_data
 
 from okddip_search.agenda import SearchAgenda
 from okddip_search.bridge import StudyBridge
-from okddip_search.setbacks import Share
+from okddip_search.cluster.resources import Share
 from okddip_search.space.load import load_space
-from okddip_search.study import open_study
+from okddip_search.study.study import open_study
 from okddip_search.tracking import Tracker
 from trainer.config.train import TrainConfig
 from trainer.engine.trainer import Trainer

@@ -127,7 +127,8 @@ class SleepingTrial(OKDDipTrial):
 
 def drive(directory: Path, trials: int, epochs: int, at_once: int) -> int:
     """Run the search, as ``okddip-search`` would."""
-    from okddip_search import cluster, session
+    from okddip_search import session
+    from okddip_search.cluster import ray_cluster as cluster
     from okddip_search.search import run_search
     from okddip_search.space.load import load_space
 

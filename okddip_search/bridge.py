@@ -17,16 +17,11 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from okddip_search.agenda import Agenda
 from okddip_search.algorithms.pruners import PRUNE_FROM, first_prunable_step
-from okddip_search.events import Listener, TrialEnd
-from okddip_search.setbacks import (
-    DISK_PAUSE_S,
-    WORKER_DEATHS_FORGIVEN,
-    Cause,
-    Failures,
-    Share,
-)
+from okddip_search.cluster.resources import Share
+from okddip_search.setbacks import DISK_PAUSE_S, WORKER_DEATHS_FORGIVEN, Cause, Failures
 from okddip_search.space.settings import ObjectiveSettings
-from okddip_search.study import DIED, OUT_OF_MEMORY, REASON, best_trial, end_of, trials_in
+from okddip_search.study.events import Listener, TrialEnd
+from okddip_search.study.trials import DIED, OUT_OF_MEMORY, REASON, best_trial, end_of, trials_in
 from trainer.config.train import TrainConfig
 
 logger = logging.getLogger(__name__)

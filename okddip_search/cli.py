@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from okddip_search.cluster.signals import STOPPED, quit_on_signals
 from okddip_search.console import echo
 from okddip_search.errors import UserError
 from okddip_search.export import FORMATS
 from okddip_search.export import export as run_export
+from okddip_search.layout import JOURNAL, SPEC
 from okddip_search.masking import masked
 from okddip_search.space.changes import left_as_it_was, require_unchanged
 from okddip_search.space.load import bundled_spaces, load_space, summary_of
 from okddip_search.space.model import SearchSpec
-from okddip_search.stopping import STOPPED, quit_on_signals
 from trainer.__main__ import main as train
 from trainer.io.files import expanded
 
@@ -128,8 +129,8 @@ def _resolve(
     if space:
         asked = load_space(space, sets, trials=trials, timeout=timeout, name=name)
     directory = out or Path("runs") / (asked.name if asked else name or "digits")
-    saved = directory / "spec.yaml"
-    if not saved.exists() or not (directory / "study.journal").exists():
+    saved = directory / SPEC
+    if not saved.exists() or not (directory / JOURNAL).exists():
         raise UserError(
             f"{directory} holds no search to resume", "Leave --resume out to start one."
         )

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from optuna.trial import TrialState
 
 from okddip_search.agenda import CONTENDER, SEED, FixedAgenda
+from okddip_search.cluster.signals import Stopped
 from okddip_search.console import SearchConsole, percent
 from okddip_search.contenders import (
     LONGER_SINGLE,
@@ -24,12 +25,9 @@ from okddip_search.contenders import (
     longer_single,
 )
 from okddip_search.errors import UserError
-from okddip_search.events import TrialEnd
-from okddip_search.export import BEST, CONFIRM, TRIALS, hand_over
+from okddip_search.export import hand_over
 from okddip_search.findings import (
-    FINDINGS,
     FORMAT,
-    OPENINGS,
     Run,
     choose_winner,
     collect_runs,
@@ -37,6 +35,7 @@ from okddip_search.findings import (
     leader_name,
     rivals_of,
 )
+from okddip_search.layout import BEST, CONFIRM, CONFIRMATION, OPENINGS, TRIALS
 from okddip_search.masking import masked
 from okddip_search.result import print_findings, spread
 from okddip_search.retrain import retrained
@@ -50,15 +49,9 @@ from okddip_search.sealed import (
 )
 from okddip_search.session import Request, Session, open_session
 from okddip_search.space.model import SearchSpec
-from okddip_search.stopping import Stopped
-from okddip_search.study import (
-    died,
-    open_fixed_study,
-    open_study,
-    require_same_images,
-    runs_with,
-    trials_in,
-)
+from okddip_search.study.events import TrialEnd
+from okddip_search.study.study import open_fixed_study, open_study, require_same_images
+from okddip_search.study.trials import died, runs_with, trials_in
 from okddip_search.trial import measure_leaders
 from okddip_search.tuned import tune_rivals, tuning_seconds
 from trainer.io.files import read_json, write_json
@@ -298,7 +291,7 @@ class _Confirmation:
         self._write(found, "complete")
         print_findings(session.terminal, found, session.shown)
         report = session.write_report()
-        artifacts = [self.home / FINDINGS, self.home / BEST, *([report] if report else [])]
+        artifacts = [self.home / CONFIRMATION, self.home / BEST, *([report] if report else [])]
         session.tracker.confirmation_ended(found, self.stage, artifacts)
         return 0
 
@@ -363,12 +356,12 @@ class _Confirmation:
         found.setdefault("retrained", None)
         if state == "running":  # a verdict on some of the seeds is none
             found |= {"comparisons": [], "verdict": None}
-        write_json(self.home / FINDINGS, found)
+        write_json(self.home / CONFIRMATION, found)
 
     def _load_findings(self) -> dict[str, Any]:
         """Return what an earlier call found; nothing where it is damaged: all is found anew."""
         try:
-            found = read_json(self.home / FINDINGS)
+            found = read_json(self.home / CONFIRMATION)
         except (OSError, ValueError):
             return {}
         is_ours = isinstance(found, dict) and found.get("format") == FORMAT

@@ -16,7 +16,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from okddip_search.events import TrialEnd
+from okddip_search.study.events import TrialEnd
 from trainer.io.text import visible
 
 REFRESH_PER_S = 2

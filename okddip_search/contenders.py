@@ -14,16 +14,16 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from okddip_search.algorithms.seeds import confirm_seed
 from okddip_search.errors import UserError
+from okddip_search.layout import PLAN
 from okddip_search.space.baselines import rival_config, without_seed
 from okddip_search.space.model import SearchSpec
 from okddip_search.space.settings import ConfirmSettings
-from okddip_search.study import paper_trial, trials_in
+from okddip_search.study.trials import paper_trial, trials_in
 from trainer.config.strict import ConfigError
 from trainer.io.files import write_atomically
 from trainer.io.text import shown
 from trainer.io.yaml import YamlError, dump_yaml, parse_yaml, read_text
 
-PLAN = "plan.yaml"
 PAPER = "paper's setting"
 LONGER_SINGLE = "single, as long in seconds"
 

@@ -10,19 +10,14 @@ import yaml
 from safetensors import SafetensorError, safe_open
 
 from okddip_search.errors import UserError
-from okddip_search.events import TrialEnd
+from okddip_search.layout import BEST, CONFIRM, CONFIRMATION, FINAL, LEADER, RESULT, TRIALS
+from okddip_search.study.events import TrialEnd
 from trainer.io.files import read_json, write_atomically
 
-BEST = "best.yaml"
-LEADER = "leader"
-TRIALS = "trials"
-RESULT = "result.json"
-CONFIRM = "confirm"
-FINAL = "final"
 FORMATS = ("yaml", "weights", "pt2", "onnx")
 _DEFAULT_OUTPUT = {
-    "yaml": "best.yaml",
-    "weights": "leader",
+    "yaml": BEST,
+    "weights": LEADER,
     "pt2": "leader.pt2",
     "onnx": "leader.onnx",
 }
@@ -156,7 +151,7 @@ def winner_of(directory: Path) -> Winner:
 def _has_gone_on(directory: Path) -> str:
     """Say so if the search has more trials than when the confirmation chose from them."""
     try:
-        found = read_json(directory / CONFIRM / "confirm.json")
+        found = read_json(directory / CONFIRM / CONFIRMATION)
         if sum(1 for _ in (directory / TRIALS).iterdir()) > found["search_trials"]:
             return "; the search has gone on since"
     except (OSError, ValueError, KeyError, TypeError):

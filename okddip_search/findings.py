@@ -13,17 +13,15 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from okddip_search.agenda import CONTENDER, SEED
+from okddip_search.cluster.resources import Allotment
 from okddip_search.comparison import Scores, compare, noise_floor, pick_winner, summary, verdict
 from okddip_search.contenders import PAPER, Contender, Plan
-from okddip_search.export import CONFIRM, LEADER, RESULT, TRIALS
-from okddip_search.resources import Allotment
+from okddip_search.layout import CONFIRM, LEADER, RESULT, STATE, TRIALS
 from okddip_search.space.settings import ObjectiveSettings
-from okddip_search.study import REASON, SHARE, best_trial
+from okddip_search.study.trials import REASON, SHARE, best_trial
 from trainer.io.files import read_json
 
 FORMAT = 1
-FINDINGS = "confirm.json"
-OPENINGS = "test_openings.jsonl"
 
 _STATES = {
     TrialState.COMPLETE: "complete",
@@ -98,7 +96,7 @@ def _run(trial: FrozenTrial, home: Path, tests: Mapping[str, float]) -> Run:
 
 def training_seconds(run_dir: Path) -> float | None:
     """Return how long a run has trained (evaluation included), or None where it saved nothing."""
-    for name in (RESULT, "state.json"):
+    for name in (RESULT, STATE):
         try:
             history = read_json(run_dir / name)["history"]
             return float(sum(report["seconds"] for report in history))

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import optuna
 
+from okddip_search.cluster.resources import Node, allot, count_cpus, count_gpus
 from okddip_search.console import duration, echo, params_text
 from okddip_search.disk import estimate_disk, most_runs
+from okddip_search.layout import BEST, DATA, JOURNAL, PAGE, SPEC, SPEED
 from okddip_search.masking import masked
-from okddip_search.resources import Node, allot, count_cpus, count_gpus
 from okddip_search.space.model import SearchSpec
 from okddip_search.space.settings import ConfirmSettings
 from okddip_search.speed import left_to_timing, load_speed
@@ -49,17 +50,17 @@ def explain_search(
     echo(disk.words if disk else "unknown: the networks could not be counted")
     echo("\n# Would write")
     for name, what in (
-        ("spec.yaml", "this space"),
-        *([("speed.json", "what is timed before the first trial")] if left_to_timing(spec) else []),
-        ("study.journal", "every decision and every epoch's value (Optuna)"),
+        (SPEC, "this space"),
+        *([(SPEED, "what is timed before the first trial")] if left_to_timing(spec) else []),
+        (JOURNAL, "every decision and every epoch's value (Optuna)"),
         (
             "trials/NUMBER/",
             "result.json (the curves) of each trial; its checkpoint while it runs, "
             f"and the leaders of the best {spec.study.keep_leaders}",
         ),
-        ("best.yaml", "the winner's configuration"),
+        (BEST, "the winner's configuration"),
         ("leader/", "the winner's network"),
-        ("report.html", "the search in one page; report.json has its numbers"),
+        (PAGE, f"the search in one page; {DATA} has its numbers"),
         *([("confirm/", "the confirmation: runs, findings, leader")] if spec.confirm else []),
         ("tracking.jsonl", "what MLflow is told"),
         ("search.log", "what the libraries have to say"),

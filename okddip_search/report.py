@@ -16,13 +16,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from okddip_search.console import percent, value_text
+from okddip_search.layout import DATA, PAGE
 from okddip_search.report_charts import make_charts
 from okddip_search.report_data import collect
 from okddip_search.report_sources import read_sources
 from trainer.io.files import write_atomically, write_json
-
-PAGE = "report.html"
-DATA = "report.json"
 
 
 def write_report(search_dir: Path) -> Path:

@@ -17,18 +17,23 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 
 from okddip_search.errors import UserError
-from okddip_search.export import CONFIRM, RESULT, TRIALS
+from okddip_search.layout import (
+    CONFIRM,
+    CONFIRMATION,
+    JOURNAL,
+    RESULT,
+    SPEC,
+    STATE,
+    TRACKING,
+    TRIALS,
+)
 from okddip_search.space.load import load_space
 from okddip_search.space.model import SearchSpec
 from okddip_search.speed import load_speed
-from okddip_search.study import JOURNAL
 from okddip_search.tracking_journal import read as read_operations
-from okddip_search.tracking_store import JOURNAL as TRACKING
 from trainer.io.files import read_json
 from trainer.io.text import shown
 
-SPEC = "spec.yaml"
-FINDINGS = Path(CONFIRM, "confirm.json")
 CONFIRM_FORMAT = 1
 
 
@@ -72,7 +77,7 @@ def read_sources(directory: Path) -> Sources:
             f"{directory} holds no search", "Name a search directory such as runs/digits."
         )
     trials, study_attrs = read_study(directory / JOURNAL)
-    confirm, problem = read_findings(directory / FINDINGS)
+    confirm, problem = read_findings(directory / CONFIRM / CONFIRMATION)
     return Sources(
         directory=directory,
         spec=load_space(directory / SPEC),
@@ -112,7 +117,7 @@ def read_study(journal: Path) -> tuple[list[FrozenTrial], dict[str, Any]]:
 
 def read_run(directory: Path, number: int) -> Mapping[str, Any] | None:
     """Read a finished run's result, or the checkpoint of one that runs or was given up."""
-    for name in (RESULT, "state.json"):
+    for name in (RESULT, STATE):
         try:
             run = read_json(directory / TRIALS / str(number) / name)
         except (OSError, ValueError):  # not there (yet), or damaged: the study still has the trial
@@ -129,9 +134,9 @@ def read_findings(path: Path) -> tuple[Mapping[str, Any] | None, str]:
     try:
         confirm = read_json(path)
         if confirm["format"] != CONFIRM_FORMAT:
-            return None, f"{FINDINGS} was written by another version of okddip-search"
+            return None, f"{CONFIRM}/{CONFIRMATION} was written by another version of okddip-search"
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return None, f"{FINDINGS} cannot be read: {error}"
+        return None, f"{CONFIRM}/{CONFIRMATION} cannot be read: {error}"
     return confirm, ""
 
 

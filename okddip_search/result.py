@@ -12,7 +12,7 @@ from rich.table import Table
 from okddip_search.bridge import StudyBridge
 from okddip_search.console import params_text, percent, value_text
 from okddip_search.space.model import SearchSpec
-from okddip_search.study import REASON, best_trial, paper_trial, trials_in
+from okddip_search.study.trials import REASON, best_trial, paper_trial, trials_in
 
 ROWS = 20
 

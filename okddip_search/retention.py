@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from okddip_search.events import TrialEnd
-from okddip_search.export import LEADER, RESULT
+from okddip_search.layout import LEADER, RESULT
+from okddip_search.study.events import TrialEnd
 from trainer.engine.checkpoint import drop_tensors
 from trainer.io.files import LockedError, exclusive_lock
 

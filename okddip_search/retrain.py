@@ -12,13 +12,13 @@ from optuna.trial import TrialState
 from okddip_search.agenda import CONTENDER, SEED, FixedAgenda
 from okddip_search.console import SearchConsole
 from okddip_search.contenders import Contender
-from okddip_search.export import BEST, CONFIRM, FINAL, LEADER, TRIALS, hand_over
+from okddip_search.export import hand_over
 from okddip_search.findings import name_in_words
+from okddip_search.layout import BEST, CONFIRM, FACTS, FINAL, LEADER, TRIALS
 from okddip_search.session import Session
-from okddip_search.study import REASON, open_fixed_study, runs_with
+from okddip_search.study.study import open_fixed_study
+from okddip_search.study.trials import REASON, runs_with
 from trainer.io.files import read_json, write_json
-
-FACTS = "retrained.json"
 
 
 def retrained(

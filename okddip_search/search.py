@@ -9,11 +9,13 @@ from okddip_search.bridge import StudyBridge, best_of
 from okddip_search.confirm import Wishes, confirm, require_possible
 from okddip_search.console import SearchConsole
 from okddip_search.errors import UserError
-from okddip_search.events import TrialEnd
-from okddip_search.export import BEST, LEADER, BestKeeper, keep_best
+from okddip_search.export import BestKeeper, keep_best
+from okddip_search.layout import BEST, JOURNAL, LEADER
 from okddip_search.result import print_result
 from okddip_search.session import Request, Session, open_session
-from okddip_search.study import JOURNAL, SHARE, open_study, require_same_images, trials_in
+from okddip_search.study.events import TrialEnd
+from okddip_search.study.study import open_study, require_same_images
+from okddip_search.study.trials import SHARE, trials_in
 from okddip_search.tracking_restore import IDENTITY
 
 

@@ -24,20 +24,22 @@ from rich.console import Console
 
 from okddip_search.agenda import Agenda
 from okddip_search.bridge import StudyBridge
-from okddip_search.cluster import call_in_worker, new_scratch, ray_cluster
+from okddip_search.cluster.ray_cluster import new_scratch, ray_cluster
+from okddip_search.cluster.remote import call_in_worker
+from okddip_search.cluster.resources import Allotment, Node, allot
+from okddip_search.cluster.signals import Stopped, StopSwitch
 from okddip_search.console import SearchConsole, noise_to
 from okddip_search.errors import UserError
-from okddip_search.events import Listener
-from okddip_search.export import TRIALS
+from okddip_search.layout import SPEC, TEACHERS, TRIALS
 from okddip_search.logs import quiet_libraries
 from okddip_search.masking import masked
 from okddip_search.report import write_report
-from okddip_search.resources import Allotment, Node, allot
 from okddip_search.retention import Retention, drop_teachers
 from okddip_search.space.model import SearchSpec
 from okddip_search.speed import Speed, find_speed
-from okddip_search.stopping import Stopped, StopSwitch
-from okddip_search.study import ends_in, sole_driver
+from okddip_search.study.events import Listener
+from okddip_search.study.study import sole_driver
+from okddip_search.study.trials import ends_in
 from okddip_search.tracking import Tracker
 from okddip_search.tracking_replay import usual_uri
 from okddip_search.tracking_restore import past_trials
@@ -64,8 +66,6 @@ T = TypeVar("T")
 LETTING_GO_S = 5.0
 """So long a worker may take, when all trials have ended, to save the one that it was stopped in."""
 TRACKING_FLUSH_S = 20.0
-SPEC = "spec.yaml"
-TEACHERS = "teachers"
 
 
 @dataclass(frozen=True)

@@ -17,42 +17,6 @@ DISK_PAUSE_S = 10.0
 """So long no trial starts after a disk was found to be full; then one finds out whether it is."""
 
 
-@dataclass(frozen=True)
-class Share:
-    """How many trials run at a time.
-
-    Attributes:
-        slots: On all devices together.
-        gpus_per_trial: Of each; 0 on the CPU.
-    """
-
-    slots: int
-    gpus_per_trial: float = 0.0
-
-    @property
-    def per_device(self) -> int:
-        """Trials that share a GPU, or the machine where there is none."""
-        if self.gpus_per_trial == 0:
-            return self.slots
-        return max(1, int(1 / self.gpus_per_trial + 1e-9))
-
-    def halved(self) -> "Share | None":
-        """Return the share with half as many on a device; None where one has it alone already."""
-        together = self.per_device
-        if together == 1:
-            return None
-        half = together // 2
-        slots = max(1, self.slots * half // together)
-        return Share(slots, 1 / half if self.gpus_per_trial else 0.0)
-
-    def at_most(self, per_device: int) -> "Share":
-        """Return the share, halved until no more trials than that share a device."""
-        share = self
-        while share.per_device > per_device and (less := share.halved()):
-            share = less
-        return share
-
-
 @dataclass
 class Failures:
     """Failures with no trial between them that ended well, and when they are too many.

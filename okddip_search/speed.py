@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
+from okddip_search.cluster.resources import Allotment
 from okddip_search.errors import UserError
-from okddip_search.resources import Allotment
+from okddip_search.layout import SPEED
 from okddip_search.space.model import SearchSpec
 from okddip_search.space.settings import ResourceSettings
 from trainer.config.train import TrainConfig
@@ -19,7 +20,6 @@ from trainer.io.files import read_json, write_json
 from trainer.io.text import shown
 from trainer.registry import METHODS
 
-SPEED = "speed.json"
 WORTH = 1.05
 """What is so many times as fast as the plain way (or as fewer trials at a time) is chosen."""
 MOST_TRIALS_PER_GPU = 8

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
+from okddip_search.layout import JOURNAL, TRACKING
 from okddip_search.tracking_journal import Journal, Operation, Story, new_header
-from okddip_search.tracking_store import JOURNAL, STUDY
 
 log = logging.getLogger("okddip_search.tracking")
 log.addHandler(logging.NullHandler())  # a terminal gets `on_trouble`, not log lines
@@ -38,7 +38,7 @@ class Record:
         self._on_trouble = on_trouble
         self._told: set[str] = set()
         self._is_full = False
-        self._journal = Journal(self.directory / JOURNAL)
+        self._journal = Journal(self.directory / TRACKING)
         self.story = Story.from_journal(self._journal.path)
         self._tell_damage()
         if not self.story.search_id:
@@ -46,7 +46,7 @@ class Record:
 
     def _header(self, search_name: str) -> Operation:
         """Return the first operation: of a new search, or of one whose journal is lost."""
-        if not (self.directory / STUDY).exists():
+        if not (self.directory / JOURNAL).exists():
             return new_header(search_name)
         from okddip_search.tracking_restore import remembered  # it imports optuna
 
@@ -59,7 +59,7 @@ class Record:
         found += [f"{damaged} damaged lines are skipped"] if damaged else []
         if found:
             self.tell(
-                f"{JOURNAL}: {', '.join(found)}; what is missing is told again from the study"
+                f"{TRACKING}: {', '.join(found)}; what is missing is told again from the study"
             )
 
     @property
@@ -83,11 +83,11 @@ class Record:
         self._is_full = trouble is not None
         if trouble:
             self.tell(
-                f"{JOURNAL} cannot be written ({trouble.strerror}); what MLflow is told waits in "
+                f"{TRACKING} cannot be written ({trouble.strerror}); what MLflow is told waits in "
                 "memory until it can"
             )
         else:
-            self.tell(f"{JOURNAL} is written again")
+            self.tell(f"{TRACKING} is written again")
 
     def relative(self, path: Path) -> str:
         """Name a path so that it is found again when the search directory has moved."""

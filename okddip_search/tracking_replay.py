@@ -6,19 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from okddip_search.errors import UserError
+from okddip_search.layout import JOURNAL, TRACKING
 from okddip_search.masking import MASK, masked
 from okddip_search.tracking_delivery import WITH_FILES, Delivery
 from okddip_search.tracking_journal import Position, Story, read
 from okddip_search.tracking_record import Record, log
-from okddip_search.tracking_store import (
-    DATABASE,
-    JOURNAL,
-    POSITION,
-    STUDY,
-    Target,
-    sole_deliverer,
-    target_of,
-)
+from okddip_search.tracking_store import DATABASE, POSITION, Target, sole_deliverer, target_of
 from trainer.io.files import LockedError, exclusive_lock
 
 _OPERATIONS_PER_TURN = 500
@@ -35,7 +28,7 @@ class Replay:
 
     def __init__(self, search_dir: Path, target: Target, story: Story) -> None:
         """Find out how far the store has been told; nothing is connected yet."""
-        self._path = search_dir / JOURNAL
+        self._path = search_dir / TRACKING
         self._position = Position(search_dir / POSITION, self._path, target.key)
         self._delivery = Delivery(search_dir, target, story.search_id, story.name)
         is_store_gone = target.is_local and not (search_dir / DATABASE).exists()
@@ -119,7 +112,7 @@ class Courier:
                 self._record.tell_once(f"{error.message}; waiting for it")
             except Exception as error:
                 log.exception("tracking: the delivery stopped")
-                self._record.tell_once(f"tracking: {_brief(error)}; events are kept in {JOURNAL}")
+                self._record.tell_once(f"tracking: {_brief(error)}; events are kept in {TRACKING}")
                 self._stopped.wait(_MAX_BACKOFF_S)
 
     def _deliver(self) -> None:
@@ -155,7 +148,7 @@ class Courier:
         if failures == _TOLD_FAILURES:
             self._record.tell(
                 f"MLflow at {self._target.key} does not answer ({_brief(error)}); "
-                f"events are kept in {JOURNAL} and sent again"
+                f"events are kept in {TRACKING} and sent again"
             )
         if failures >= self._replay.attempts() and self._replay.set_aside(error):
             self._record.tell(f"MLflow refuses an event, it is left out: {_brief(error)}")
@@ -176,7 +169,7 @@ def usual_uri(search_dir: Path) -> str | None:
     Raises:
         UserError: The address has a secret, which is not kept in the search directory.
     """
-    story = Story.from_journal(search_dir / JOURNAL)
+    story = Story.from_journal(search_dir / TRACKING)
     store = story.store
     if story.is_going_on is None:  # the journal is lost, or was never begun
         from okddip_search.tracking_restore import remembered
@@ -213,8 +206,8 @@ def sync(
     Raises:
         UserError: There is no search, one is at work, or the store does not answer.
     """
-    if not (search_dir / JOURNAL).exists() and not (search_dir / STUDY).exists():
-        raise UserError(f"{search_dir}: no {JOURNAL} here", "give the directory of a search")
+    if not (search_dir / TRACKING).exists() and not (search_dir / JOURNAL).exists():
+        raise UserError(f"{search_dir}: no {TRACKING} here", "give the directory of a search")
     search_dir = search_dir.absolute()
     with sole_deliverer(search_dir, timeout_s=30):
         target = target_of(search_dir, tracking_uri or usual_uri(search_dir))
@@ -262,7 +255,7 @@ def _drain(replay: Replay, target: Target) -> None:
             else:
                 raise UserError(
                     f"MLflow at {target.key} does not answer: {_brief(error)}",
-                    f"{replay.count_pending()} operations wait in {JOURNAL}; try again later",
+                    f"{replay.count_pending()} operations wait in {TRACKING}; try again later",
                 ) from error
 
 

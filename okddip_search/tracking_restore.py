@@ -16,17 +16,15 @@ from optuna.trial import FrozenTrial, TrialState
 from okddip_search.agenda import CONTENDER, SEED
 from okddip_search.contenders import Plan
 from okddip_search.errors import UserError
-from okddip_search.export import BEST, CONFIRM, LEADER
-from okddip_search.report import PAGE
-from okddip_search.report_sources import FINDINGS, SPEC, read_findings, read_run, read_study
+from okddip_search.layout import BEST, CONFIRM, CONFIRMATION, JOURNAL, LEADER, PAGE, SPEC
+from okddip_search.report_sources import read_findings, read_run, read_study
 from okddip_search.space.load import load_space
 from okddip_search.space.model import SearchSpec
 from okddip_search.space.settings import ObjectiveSettings
-from okddip_search.study import end_of
+from okddip_search.study.trials import end_of
 from okddip_search.tracking_record import Record
 from okddip_search.tracking_search import SearchStage
 from okddip_search.tracking_stage import Past
-from okddip_search.tracking_store import STUDY
 
 IDENTITY = "okddip:tracking"
 """Study attribute: what the last driver told MLflow about the search as a whole."""
@@ -38,7 +36,7 @@ Params = Callable[[FrozenTrial], Mapping[str, Any]]
 def remembered(directory: Path) -> Mapping[str, Any]:
     """Return what a search's study remembers (``SearchStage.identity``); nothing without one."""
     try:
-        known = read_study(directory / STUDY)[1].get(IDENTITY)
+        known = read_study(directory / JOURNAL)[1].get(IDENTITY)
     except (OSError, UserError):
         return {}
     return known if isinstance(known, dict) else {}
@@ -55,7 +53,7 @@ def past_trials(
         home: The study's directory, with the trials' own in it.
         objective: What the study's values are.
     """
-    seen_ms = int((home / STUDY).stat().st_mtime * 1000)
+    seen_ms = int((home / JOURNAL).stat().st_mtime * 1000)
     begun = [trial for trial in trials if trial.state is not TrialState.WAITING]
     past = [
         Past(
@@ -99,10 +97,10 @@ def restore(record: Record) -> None:
         UserError: The study or the space is damaged.
     """
     directory, story = record.directory, record.story
-    if not (directory / STUDY).exists():
+    if not (directory / JOURNAL).exists():
         return
     spec = load_space(directory / SPEC)
-    trials, attributes = read_study(directory / STUDY)
+    trials, attributes = read_study(directory / JOURNAL)
     known = attributes.get(IDENTITY, {})
     search = SearchStage(record, known.get("store", story.store))
     past = past_trials(trials, lambda trial: trial.params, directory, spec.objective)
@@ -111,7 +109,7 @@ def restore(record: Record) -> None:
         search.search_started(known.get("params", {}), known.get("tags", {}), [])
     search.catch_up(past)
     for stage, home, params in _other_studies(directory):
-        others, _ = read_study(home / STUDY)
+        others, _ = read_study(home / JOURNAL)
         search.stage(stage).catch_up(past_trials(others, params, home, spec.objective))
     search.tell_again(max((trial.ended_ms for trial in past), default=0))
     _restore_end(search, record, _is_complete(spec, trials))
@@ -131,9 +129,9 @@ def _other_studies(directory: Path) -> Iterator[tuple[str, Path, Params]]:
     aside = sorted(directory.glob(f"{CONFIRM}.*"), key=lambda home: int(home.suffix[1:]))
     for index, home in enumerate([*aside, directory / CONFIRM]):
         for folder in sorted((home / TUNING).glob("*")):
-            if (folder / STUDY).exists():
+            if (folder / JOURNAL).exists():
                 yield f"{TUNING}-{folder.name}", folder, lambda trial: trial.params
-        if (home / STUDY).exists():
+        if (home / JOURNAL).exists():
             plan = Plan.load(home)
             methods = {c.label: c.method for c in plan.contenders} if plan else {}
             stage = f"{CONFIRM}.{index}" if index else CONFIRM
@@ -150,9 +148,9 @@ def _contender_params(methods: Mapping[str, str], trial: FrozenTrial) -> dict[st
 def _restore_end(search: SearchStage, record: Record, is_complete: bool) -> None:
     """Tell files, leader, verdict and end, as far as they were not told."""
     directory, story = record.directory, record.story
-    files: list[str | Path] = [SPEC, BEST, PAGE, FINDINGS, Path(CONFIRM, BEST)]
+    files: list[str | Path] = [SPEC, BEST, PAGE, Path(CONFIRM, CONFIRMATION), Path(CONFIRM, BEST)]
     missing = [name for name in files if str(name) not in story.files]
-    found, _ = read_findings(directory / FINDINGS)
+    found, _ = read_findings(directory / CONFIRM / CONFIRMATION)
     is_confirmed = found is not None and found["state"] == "complete"
     is_over = is_confirmed or (is_complete and not (directory / CONFIRM).exists())
     if is_over and LEADER not in story.files and (directory / LEADER).is_dir():

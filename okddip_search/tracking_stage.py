@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from okddip_search.events import TrialEnd
+from okddip_search.study.events import TrialEnd
 from okddip_search.tracking_journal import (
     ACCURACY,
     AGAIN,

@@ -15,8 +15,6 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from okddip_search.errors import UserError
 from okddip_search.masking import masked
 
-JOURNAL = "tracking.jsonl"
-STUDY = "study.journal"  # as in `study`, which imports optuna
 POSITION = "tracking.offset"
 LOCK = "tracking.lock"
 DATABASE = "mlflow.db"

@@ -19,11 +19,9 @@ from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
 from okddip_search.bridge import StudyBridge
+from okddip_search.cluster.ray_private import LOW_MEMORY
 
 logger = logging.getLogger(__name__)
-
-LOW_MEMORY = "running low on memory"
-"""In the error of a worker that Ray's memory monitor has killed."""
 
 
 class Unsaved:

@@ -10,13 +10,13 @@ from okddip_search.console import SearchConsole
 from okddip_search.contenders import Contender, best_config
 from okddip_search.errors import UserError
 from okddip_search.findings import study_seconds
+from okddip_search.layout import TUNING
 from okddip_search.session import Session
 from okddip_search.space.baselines import rival_spec
 from okddip_search.space.model import SearchSpec
 from okddip_search.space.settings import ConfirmSettings
-from okddip_search.study import open_study, trials_in
-
-TUNING = "tuning"
+from okddip_search.study.study import open_study
+from okddip_search.study.trials import trials_in
 
 
 def tune_rivals(

@@ -15,15 +15,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from okddip_search.errors import UserError
+from okddip_search.layout import TRACKING
 from okddip_search.tracking_journal import Story
-from okddip_search.tracking_store import (
-    ARTIFACTS,
-    DATABASE,
-    JOURNAL,
-    find_experiment,
-    relocate,
-    store_uri,
-)
+from okddip_search.tracking_store import ARTIFACTS, DATABASE, find_experiment, relocate, store_uri
 from okddip_search.tracking_view import CONFIRM, has_view, view_url
 
 DEFAULT_PORT = 5000
@@ -94,7 +88,7 @@ def _mend(search_dir: Path) -> None:
 
 def _links(search_dir: Path, address: str) -> list[str]:
     """Return the lines that say where to look."""
-    journal = search_dir / JOURNAL
+    journal = search_dir / TRACKING
     story = Story.from_journal(journal) if journal.exists() else Story()
     experiment_id = find_experiment(search_dir, story.name or None)
     if experiment_id is None:

@@ -11,7 +11,7 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 
 from okddip_search.bridge import OpenTrial, StudyBridge
-from okddip_search.placement import Wait
+from okddip_search.cluster.waiting import Wait
 from okddip_search.space.settings import ResourceSettings
 from okddip_search.tune_faces import StudyScheduler, Unsaved
 

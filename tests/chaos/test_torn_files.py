@@ -12,7 +12,7 @@ from okddip_search.cli import cli
 from okddip_search.errors import UserError
 from okddip_search.export import hand_over
 from okddip_search.space.load import load_space
-from okddip_search.study import open_study
+from okddip_search.study.study import open_study
 
 pytestmark = pytest.mark.timeout(1800)
 NAME = "run"

@@ -19,7 +19,7 @@ from tracking_helpers import (
     run_trial,
 )
 
-from okddip_search.events import TrialEnd
+from okddip_search.study.events import TrialEnd
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 expect = playwright.expect

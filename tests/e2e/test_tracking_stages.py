@@ -18,7 +18,7 @@ from tracking_helpers import (
     run_trial,
 )
 
-from okddip_search.events import TrialEnd
+from okddip_search.study.events import TrialEnd
 from okddip_search.tracking_replay import sync
 from okddip_search.tracking_store import store_uri
 

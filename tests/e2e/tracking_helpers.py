@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from okddip_search.events import TrialEnd
+from okddip_search.study.events import TrialEnd
 from okddip_search.tracking import Tracker
 from okddip_search.tracking_stage import Past
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from okddip_search.agenda import SearchAgenda
 from okddip_search.bridge import StudyBridge
+from okddip_search.cluster.resources import Share
 from okddip_search.report import write_report
-from okddip_search.setbacks import Share
 from okddip_search.space.load import load_space
-from okddip_search.study import open_study, require_same_images
+from okddip_search.study.study import open_study, require_same_images
 from trainer.data.base import DevelopmentData
 from trainer.data.load import load_development_data
 from trainer.engine.run import TrainingRun

@@ -7,18 +7,15 @@ from optuna.trial import TrialState
 
 from okddip_search.agenda import CONTENDER, SEED, FixedAgenda, SearchAgenda
 from okddip_search.bridge import StudyBridge, reduced
+from okddip_search.cluster.resources import Share
 from okddip_search.errors import UserError
-from okddip_search.setbacks import WORKER_DEATHS_FORGIVEN, Share
+from okddip_search.layout import JOURNAL
+from okddip_search.setbacks import WORKER_DEATHS_FORGIVEN
 from okddip_search.space.load import load_space
 from okddip_search.space.settings import ObjectiveSettings
-from okddip_search.study import (
-    JOURNAL,
-    cut_torn_tail,
-    open_fixed_study,
-    open_study,
-    require_same_images,
-    runs_with,
-)
+from okddip_search.study.storage import cut_torn_tail
+from okddip_search.study.study import open_fixed_study, open_study, require_same_images
+from okddip_search.study.trials import runs_with
 
 SPACE = """\
 name: bridge

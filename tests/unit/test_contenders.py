@@ -16,7 +16,7 @@ from okddip_search.errors import UserError
 from okddip_search.space.baselines import rival_config, rival_spec
 from okddip_search.space.load import load_space
 from okddip_search.space.settings import ConfirmSettings
-from okddip_search.study import open_study
+from okddip_search.study.study import open_study
 from trainer.config.train import TrainConfig
 
 SPACE = """\

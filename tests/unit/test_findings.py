@@ -7,6 +7,7 @@ import pytest
 from optuna.trial import TrialState
 
 from okddip_search.agenda import CONTENDER, SEED
+from okddip_search.cluster.resources import Allotment
 from okddip_search.contenders import PAPER, Contender, Plan
 from okddip_search.findings import (
     best_run,
@@ -16,10 +17,10 @@ from okddip_search.findings import (
     leader_name,
     rivals_of,
 )
-from okddip_search.resources import Allotment
 from okddip_search.result import print_findings
 from okddip_search.space.settings import ConfirmSettings, ObjectiveSettings
-from okddip_search.study import REASON, open_fixed_study
+from okddip_search.study.study import open_fixed_study
+from okddip_search.study.trials import REASON
 
 ALLOTMENT = Allotment(2, 0, 1.0, 0.0, 2)
 

@@ -9,14 +9,14 @@ import time
 import pytest
 from search_helpers import wait_until
 
-from okddip_search.processes import began
+from okddip_search.cluster.processes import began
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell")
 # A daemon that names the folder, a child of it that does not, and a process that is none of Ray's.
 DRIVER = """
 import os, subprocess, sys, time
 from pathlib import Path
-from okddip_search.guardian import guarded
+from okddip_search.cluster.reaper import guarded
 
 folder = Path(sys.argv[1])
 with guarded(folder, "last words", sys.stdout) as has_told:

@@ -3,7 +3,7 @@
 import os
 import time
 
-from okddip_search.cluster import OWNER, PREFIX, STALE_AFTER_S, _remove_stale
+from okddip_search.cluster.ray_cluster import OWNER, PREFIX, STALE_AFTER_S, _remove_stale
 from trainer.io.files import exclusive_lock
 
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from okddip_search.processes import began, children, descendants, names
+from okddip_search.cluster.processes import began, children, descendants, names
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell")
 FAMILY = """

@@ -23,10 +23,10 @@ from report_helpers import (
 )
 
 from okddip_search.errors import UserError
+from okddip_search.layout import JOURNAL
 from okddip_search.report import render, write_report
 from okddip_search.report_charts import make_charts
 from okddip_search.report_sources import read_sources
-from okddip_search.study import JOURNAL
 from trainer.io.files import exclusive_lock
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from okddip_search.cluster.resources import Allotment, Node, allot, count_gpus
 from okddip_search.errors import UserError
-from okddip_search.resources import Allotment, Node, allot, count_gpus
 from okddip_search.space.load import load_space
 from okddip_search.space.settings import ResourceSettings
 

@@ -5,8 +5,8 @@ import resource
 import pytest
 import torch
 
-from okddip_search.events import TrialEnd
 from okddip_search.retention import Retention, drop_teachers
+from okddip_search.study.events import TrialEnd
 from trainer.engine.checkpoint import (
     Checkpoint,
     DamagedCheckpointError,

@@ -26,10 +26,10 @@ from torchvision import datasets
 
 from okddip_search.contenders import Plan
 from okddip_search.errors import UserError
-from okddip_search.events import TrialEnd
 from okddip_search.export import export
 from okddip_search.masking import MaskedFormatter, masked
 from okddip_search.space.load import load_space
+from okddip_search.study.events import TrialEnd
 from trainer.config.data import DataConfig
 from trainer.config.load import load_config
 from trainer.config.strict import ConfigError
@@ -148,7 +148,7 @@ class TestPickle:
     def test_what_tune_would_unpickle_is_never_a_strangers(self, tmp_path, witness):
         from ray.tune.utils.serialization import _loads_with_cloudpickle
 
-        from okddip_search.cluster import new_scratch
+        from okddip_search.cluster.ray_cluster import new_scratch
 
         elsewhere = tmp_path / "elsewhere"
         (tmp_path / "search" / ".tune" / "tune").mkdir(parents=True)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from okddip_search.stopping import STOP_SIGNALS, STOPPED, Stopped, StopSwitch
+from okddip_search.cluster.signals import STOP_SIGNALS, STOPPED, Stopped, StopSwitch
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_a_signal_that_was_ignored_stays_ignored(said):
 
 TWICE = """
 import os, signal
-from okddip_search.stopping import StopSwitch
+from okddip_search.cluster.signals import StopSwitch
 with StopSwitch(lambda line: print(line, flush=True), "again"):
     os.kill(os.getpid(), signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGINT)
@@ -48,7 +48,7 @@ with StopSwitch(lambda line: print(line, flush=True), "again"):
 """
 BEFORE_ANYTHING = """
 import os, signal
-from okddip_search.stopping import quit_on_signals
+from okddip_search.cluster.signals import quit_on_signals
 quit_on_signals()
 os.kill(os.getpid(), signal.SIGINT)
 print("still here")

@@ -83,7 +83,7 @@ def search_dir(tmp_path) -> Path:
 
 
 def ended(study, number):
-    from okddip_search.study import end_of
+    from okddip_search.study.trials import end_of
 
     return end_of(study.trials[number])
 

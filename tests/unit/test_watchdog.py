@@ -5,13 +5,14 @@ from types import SimpleNamespace
 import pytest
 from optuna.trial import TrialState
 
-from okddip_search import placement, watchdog
+from okddip_search import watchdog
 from okddip_search.agenda import SearchAgenda
 from okddip_search.bridge import StudyBridge
-from okddip_search.placement import what_is_missing
-from okddip_search.setbacks import Share
+from okddip_search.cluster import waiting as placement
+from okddip_search.cluster.resources import Share
+from okddip_search.cluster.waiting import what_is_missing
 from okddip_search.space.load import load_space
-from okddip_search.study import open_study
+from okddip_search.study.study import open_study
 from okddip_search.tune_faces import StudySearcher
 from okddip_search.watchdog import Watchdog
 

@@ -6,32 +6,31 @@ import shutil
 import signal
 import stat
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO
 
 import ray
-from ray._private.node import Node as RayNode
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from okddip_search.cluster.ray_private import (
+    asking_nobody,
+    on_loopback,
+    raylet_watched,
+    shut_down,
+)
+from okddip_search.cluster.reaper import guarded
+from okddip_search.cluster.resources import Allotment, Node, allot, count_cpus, count_gpus
+from okddip_search.cluster.signals import StopSwitch
 from okddip_search.errors import UserError
-from okddip_search.guardian import guarded
-from okddip_search.placement import Wait
-from okddip_search.resources import Allotment, Node, allot, count_cpus, count_gpus
 from okddip_search.space.settings import ResourceSettings
-from okddip_search.stopping import StopSwitch
 from trainer.io.files import LockedError, exclusive_lock
-
-T = TypeVar("T")
 
 PREFIX = "okddip-"
 OWNER = "owner"
 """In Ray's folder: a file that its driver holds locked as long as it lives."""
 STALE_AFTER_S = 60.0
-RAYLET_LOOK_S = 0.5
 KEPT = "All that was reported is kept; go on with --resume, or with the same confirm command."
 ENDED = (
     "The command has ended: it was killed, or Ray's raylet died (killed, or the machine is out of "
@@ -90,13 +89,13 @@ def ray_cluster(
     ):
         # In the environment of our processes alone: Ray's own file is readable by everybody.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        with _signals_blocked(), _on_loopback(), _asking_nobody():
+        with _signals_blocked(), on_loopback(), asking_nobody():
             _start_ray(Path(short), allotment)
         try:
-            with _raylet_watched():
+            with raylet_watched():
                 yield [here]
         finally:
-            _shut_down()
+            shut_down()
 
 
 def _start_ray(short: Path, allotment: Allotment) -> None:
@@ -129,137 +128,6 @@ def _remove_stale(place: Path) -> None:
             if mine and held_s > STALE_AFTER_S:
                 with exclusive_lock(folder / OWNER):
                     shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _raylet_watched() -> Iterator[None]:
-    """End the command at once if the raylet dies; Ray would end it a while later."""
-    node: Any = ray._private.worker._global_node
-    raylets = [info.process for info in node.all_processes["raylet"]]
-    done = threading.Event()
-
-    def watch() -> None:
-        while not done.wait(RAYLET_LOOK_S):
-            if any(raylet.poll() is not None for raylet in raylets):
-                os._exit(1)  # the guardian tells the user, and ends the rest
-
-    watcher = threading.Thread(target=watch, name="raylet", daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        done.set()
-        watcher.join()
-
-
-def call_in_worker(
-    stop: StopSwitch,
-    function: Callable[..., T],
-    *arguments: Any,
-    cpus: float,
-    gpus: float,
-    **named: Any,
-) -> T:
-    """Call a function once in a worker with so many cores and GPUs; a failure is not retried.
-
-    On the driver's own node if that has them, as the driver is who can read the images. While they
-    are taken, the user is told so.
-
-    Raises:
-        Stopped: A signal came; the worker is ended, or not waited for any more.
-        UserError: There was no room for half an hour.
-    """
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    options = {
-        "num_cpus": cpus,
-        "num_gpus": gpus,
-        "max_retries": 0,
-        "scheduling_strategy": here,
-        "num_returns": "streaming",
-    }
-    answers = ray.remote(**options)(_placed_then_called).remote(function, arguments, named)
-    waiting = Wait(f"No worker ({function.__name__})", cpus, gpus)
-    _next_of(answers, stop, lambda: _tell(waiting, stop.say))
-    result: T = _next_of(answers, stop, lambda: None)
-    return result
-
-
-def _next_of(answers: Any, stop: StopSwitch, meanwhile: Callable[[], None]) -> Any:
-    """Wait for a task's next answer, with a call every half second."""
-    while not ray.wait([answers], timeout=0.5)[0]:  # signals are heard in between
-        if stop.is_thrown:
-            ray.cancel(answers, force=True)
-            stop.check()
-        meanwhile()
-    return ray.get(next(answers))
-
-
-def _placed_then_called(
-    function: Callable[..., T], arguments: Sequence[Any], named: Mapping[str, Any]
-) -> Iterator[T | None]:
-    """Yield once when a worker has begun, and then what the function returns."""
-    yield None
-    yield function(*arguments, **named)
-
-
-def _tell(waiting: Wait, say: Callable[[str], None]) -> None:
-    if line := waiting.look():
-        say(line)
-    if waiting.given_up:
-        raise UserError(f"given up: {waiting.given_up}", KEPT)
-
-
-def _shut_down() -> None:
-    """End the private Ray, without waiting a second for each of its daemons.
-
-    They do not hear the SIGTERM with which Ray asks them to end (``_signals_blocked``). The raylet
-    gets its second, in which its workers end; those that only watch are killed beforehand. Its
-    agents, which would take a minute to notice that it is gone, are left to the guardian.
-    """
-    node = getattr(ray._private.worker, "_global_node", None)
-    daemons = node.all_processes if node else {}
-    for name in ("monitor", "dashboard", "log_monitor"):
-        for daemon in daemons.get(name, ()):
-            daemon.process.kill()
-    ray.shutdown()
-
-
-@contextmanager
-def _on_loopback() -> Iterator[None]:
-    """Let the private Ray listen on 127.0.0.1 alone, as it does on macOS and Windows."""
-    constants = ray._private.ray_constants
-    before = constants.ENABLE_RAY_CLUSTER
-    constants.ENABLE_RAY_CLUSTER = False
-    try:
-        yield
-    finally:
-        constants.ENABLE_RAY_CLUSTER = before
-
-
-@contextmanager
-def _asking_nobody() -> Iterator[None]:
-    """Keep Ray from asking the cloud's metadata service which cloud it is in.
-
-    Its dashboard process does so, for a usage report that is off, unless it fails to look for a
-    file in its home directory (``get_cluster_config_to_report``); that process gets none.
-    """
-    start = RayNode.start_api_server
-
-    def start_without_home(self: Any, **named: Any) -> None:
-        home = os.environ.get("HOME")
-        os.environ["HOME"] = os.devnull
-        try:
-            start(self, **named)
-        finally:
-            del os.environ["HOME"]
-            if home is not None:
-                os.environ["HOME"] = home
-
-    RayNode.start_api_server = start_without_home
-    try:
-        yield
-    finally:
-        RayNode.start_api_server = start
 
 
 def new_scratch(home: Path, *, shared: bool) -> Path:

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from okddip_search.processes import began, children, descendants, names
+from okddip_search.cluster.processes import began, children, descendants, names
 
 LOOK_S = 0.25
 """A process that has just begun still names its folder; soon Ray gives it a title instead."""
@@ -40,7 +40,7 @@ def guarded(folder: Path, last_words: str, terminal: IO[str]) -> Iterator[Callab
         last_words: A line for the user, where this process has ended before the block has.
         terminal: Where the user reads; it has a descriptor.
     """
-    command = [sys.executable, "-m", "okddip_search.guardian", str(folder), last_words]
+    command = [sys.executable, "-m", "okddip_search.cluster.reaper", str(folder), last_words]
     # In a session of its own: what ends the driver's process group must not end it, too.
     with subprocess.Popen(
         command,

@@ -5,10 +5,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Self
-
-if TYPE_CHECKING:
-    from okddip_search.bridge import StudyBridge  # it imports ray, which takes seconds
+from typing import Any, Protocol, Self
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STOPPED = 130
@@ -38,6 +35,12 @@ def _heard() -> list[signal.Signals]:
     return [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
 
 
+class Interruptible(Protocol):
+    """What a stop switch ends after a first signal: a study being run."""
+
+    interrupted: bool
+
+
 class StopSwitch:
     """Thrown by a signal; use it as a context manager around everything that it may stop.
 
@@ -55,7 +58,7 @@ class StopSwitch:
         self.is_thrown = False
         self.how_to_go_on = how_to_go_on
         self.say = say
-        self._bridge: StudyBridge | None = None
+        self._bridge: Interruptible | None = None
         self._at_once: Callable[[], None] | None = None
         self._before: dict[int, Any] = {}
 
@@ -85,7 +88,7 @@ class StopSwitch:
             raise Stopped
 
     @contextmanager
-    def stops(self, bridge: "StudyBridge") -> Iterator[None]:
+    def stops(self, bridge: Interruptible) -> Iterator[None]:
         """Stop this bridge, too: its running trials finish their epoch and save it."""
         self._bridge = bridge
         bridge.interrupted = self.is_thrown

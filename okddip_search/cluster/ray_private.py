@@ -1,0 +1,90 @@
+"""Every use of Ray's private parts."""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray._private.node import Node as RayNode
+
+LOW_MEMORY = "running low on memory"
+"""In the error of a worker that Ray's memory monitor has killed."""
+
+
+RAYLET_LOOK_S = 0.5
+
+
+@contextmanager
+def raylet_watched() -> Iterator[None]:
+    """End the command at once if the raylet dies; Ray would end it a while later."""
+    node: Any = ray._private.worker._global_node
+    raylets = [info.process for info in node.all_processes["raylet"]]
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(RAYLET_LOOK_S):
+            if any(raylet.poll() is not None for raylet in raylets):
+                os._exit(1)  # the guardian tells the user, and ends the rest
+
+    watcher = threading.Thread(target=watch, name="raylet", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+
+
+def shut_down() -> None:
+    """End the private Ray, without waiting a second for each of its daemons.
+
+    They do not hear the SIGTERM with which Ray asks them to end (``_signals_blocked``). The raylet
+    gets its second, in which its workers end; those that only watch are killed beforehand. Its
+    agents, which would take a minute to notice that it is gone, are left to the guardian.
+    """
+    node = getattr(ray._private.worker, "_global_node", None)
+    daemons = node.all_processes if node else {}
+    for name in ("monitor", "dashboard", "log_monitor"):
+        for daemon in daemons.get(name, ()):
+            daemon.process.kill()
+    ray.shutdown()
+
+
+@contextmanager
+def on_loopback() -> Iterator[None]:
+    """Let the private Ray listen on 127.0.0.1 alone, as it does on macOS and Windows."""
+    constants = ray._private.ray_constants
+    before = constants.ENABLE_RAY_CLUSTER
+    constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def asking_nobody() -> Iterator[None]:
+    """Keep Ray from asking the cloud's metadata service which cloud it is in.
+
+    Its dashboard process does so, for a usage report that is off, unless it fails to look for a
+    file in its home directory (``get_cluster_config_to_report``); that process gets none.
+    """
+    start = RayNode.start_api_server
+
+    def start_without_home(self: Any, **named: Any) -> None:
+        home = os.environ.get("HOME")
+        os.environ["HOME"] = os.devnull
+        try:
+            start(self, **named)
+        finally:
+            del os.environ["HOME"]
+            if home is not None:
+                os.environ["HOME"] = home
+
+    RayNode.start_api_server = start_without_home
+    try:
+        yield
+    finally:
+        RayNode.start_api_server = start

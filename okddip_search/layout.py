@@ -1,0 +1,43 @@
+"""The names of the files in a search directory; no other module spells them.
+
+A confirmation is a folder of the same kind inside of it, and so is each baseline's own tuning.
+"""
+
+from pathlib import Path
+
+SPEC = "spec.yaml"
+"""The space as it ran."""
+JOURNAL = "study.journal"
+"""The Optuna study: every decision and every epoch's value."""
+SPEED = "speed.json"
+"""What was timed before the first trial."""
+
+TRIALS = "trials"
+RESULT = "result.json"
+"""Of one run, written last: where it is, the run is done."""
+STATE = "state.json"
+"""Of one run: its checkpoint."""
+TEACHERS = "teachers"
+
+BEST = "best.yaml"
+LEADER = "leader"
+
+CONFIRM = "confirm"
+PLAN = "plan.yaml"
+CONFIRMATION = "confirm.json"
+"""In the confirmation's folder: all that it found."""
+TUNING = "tuning"
+FINAL = "final"
+"""In the confirmation's folder: the winner, trained again on all images."""
+FACTS = "retrained.json"
+OPENINGS = "test_openings.jsonl"
+
+PAGE = "report.html"
+DATA = "report.json"
+TRACKING = "tracking.jsonl"
+"""What MLflow is told, kept until it is delivered."""
+
+
+def run_dir(directory: Path, number: int) -> Path:
+    """Return the folder of a run of the study that lives in ``directory``."""
+    return directory / TRIALS / str(number)

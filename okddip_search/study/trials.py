@@ -1,0 +1,73 @@
+"""What a study knows of its trials: attributes, states, the best and the paper's own."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from okddip_search.study.events import TrialEnd
+
+FINGERPRINT = "okddip:data_fingerprint"
+SHARE = "okddip:share"
+"""Study attribute: cores and GPUs of a trial."""
+REASON = "okddip:reason"
+"""User attribute of a failed trial: why."""
+DIED = "its worker died"
+"""Begins the reason of a trial that failed with its machine."""
+OUT_OF_MEMORY = "out of memory"
+"""Begins the reason of a trial that does not fit."""
+PAPER_KEY = "okddip:enqueued"
+"""User attribute of a trial that the space file asked for; the paper's own setting comes first."""
+
+
+def runs_with(study: optuna.Study, attributes: Mapping[str, Any]) -> list[FrozenTrial]:
+    """Return the runs that have these user attributes; the last one counts."""
+    trials = study.get_trials(deepcopy=False)
+    return [t for t in trials if attributes.items() <= t.user_attrs.items()]
+
+
+def died(trial: FrozenTrial) -> bool:
+    """Say whether a run failed because its worker died or had no room, and not in its training."""
+    reason = trial.user_attrs.get(REASON, "")
+    return trial.state is TrialState.FAIL and reason.startswith((DIED, OUT_OF_MEMORY))
+
+
+def trials_in(study: optuna.Study, *states: TrialState) -> list[FrozenTrial]:
+    """Return the study's trials in these states, by number."""
+    return study.get_trials(deepcopy=False, states=states)
+
+
+def best_trial(study: optuna.Study) -> FrozenTrial | None:
+    """Return the best complete trial, or None; among equals the first."""
+    complete = trials_in(study, TrialState.COMPLETE)
+    return max(complete, key=lambda trial: trial.value or 0.0, default=None)
+
+
+def paper_trial(study: optuna.Study) -> FrozenTrial | None:
+    """Return the trial of the first enqueued configuration, the paper's own setting."""
+    asked = (t for t in study.get_trials(deepcopy=False) if t.user_attrs.get(PAPER_KEY))
+    return next(asked, None)
+
+
+_STATE_NAMES: dict[TrialState, Any] = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}
+
+
+def ends_in(study: optuna.Study) -> list[TrialEnd]:
+    """Return how every closed trial of the study ended."""
+    return [end_of(trial) for trial in trials_in(study, *_STATE_NAMES)]
+
+
+def end_of(trial: FrozenTrial) -> TrialEnd:
+    """Return how a closed trial of the study ended."""
+    return TrialEnd(
+        number=trial.number,
+        state=_STATE_NAMES[trial.state],
+        value=trial.value,
+        last_step=trial.last_step,
+        reason=trial.user_attrs.get(REASON, ""),
+    )
