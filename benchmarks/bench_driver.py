@@ -15,9 +15,9 @@ from pathlib import Path
 import click
 from side_by_side import machine, random_data
 
-from okddip_search.agenda import SearchAgenda
-from okddip_search.bridge import StudyBridge
 from okddip_search.cluster.resources import Share
+from okddip_search.driver.bridge import StudyBridge
+from okddip_search.driver.work import SearchAgenda
 from okddip_search.space.load import load_space
 from okddip_search.study.study import open_study
 from okddip_search.tracking import Tracker

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from okddip_search.trial import OKDDipTrial
+from okddip_search.driver.trainable import OKDDipTrial
 from trainer.config.train import TrainConfig
 from trainer.io.files import exclusive_lock, write_json
 
@@ -127,8 +127,8 @@ class SleepingTrial(OKDDipTrial):
 
 def drive(directory: Path, trials: int, epochs: int, at_once: int) -> int:
     """Run the search, as ``okddip-search`` would."""
-    from okddip_search import session
     from okddip_search.cluster import ray_cluster as cluster
+    from okddip_search.driver import session
     from okddip_search.search import run_search
     from okddip_search.space.load import load_space
 

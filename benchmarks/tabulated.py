@@ -25,9 +25,9 @@ from optuna.trial import BaseTrial
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from okddip_search.agenda import SearchAgenda
-from okddip_search.bridge import StudyBridge
 from okddip_search.cluster.resources import Share
+from okddip_search.driver.bridge import StudyBridge
+from okddip_search.driver.work import SearchAgenda
 from okddip_search.space.load import load_space
 from okddip_search.space.model import SearchSpec
 from okddip_search.space.settings import ObjectiveSettings, StudySettings

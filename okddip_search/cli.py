@@ -26,7 +26,7 @@ from trainer.__main__ import main as train
 from trainer.io.files import expanded
 
 if TYPE_CHECKING:
-    from okddip_search.session import Request  # it imports ray
+    from okddip_search.driver.prepare import Request  # it imports ray
 
 REMEDIES = {
     errno.EROFS: "It is on a read-only file system: copy the search to where you may write, "
@@ -106,7 +106,7 @@ def _request(
     tracking_uri: str | None,
     address: str | None,
 ) -> "Request":
-    from okddip_search.session import Request
+    from okddip_search.driver.prepare import Request
 
     command = shlex.join(["okddip-search", *sys.argv[1:]])
     return Request(spec, directory, resume, gpus, tracking_uri, address, command)
@@ -235,7 +235,7 @@ def export(directory: Path, output: Path | None, form: str) -> None:
 @click.pass_context
 def ui(context: click.Context, directory: Path, port: int | None, host: str) -> None:
     """Show the search in DIR in MLflow's user interface."""
-    from okddip_search.ui import serve_ui
+    from okddip_search.tracking.ui import serve_ui
 
     context.exit(serve_ui(directory, host=host, port=port, echo=echo))
 
@@ -245,7 +245,7 @@ def ui(context: click.Context, directory: Path, port: int | None, host: str) -> 
 @click.option("--tracking-uri", metavar="URI", help="Instead of the search's own.")
 def sync(directory: Path, tracking_uri: str | None) -> None:
     """Deliver to MLflow what a search in DIR could not deliver while it ran."""
-    from okddip_search.tracking_replay import sync as run_sync
+    from okddip_search.tracking.courier import sync as run_sync
 
     delivered = run_sync(directory, tracking_uri, on_trouble=lambda line: echo(line, err=True))
     echo(f"delivered {delivered} records; MLflow is up to date")

@@ -14,9 +14,7 @@ from typing import Any, Literal
 
 from optuna.trial import TrialState
 
-from okddip_search.agenda import CONTENDER, SEED, FixedAgenda
 from okddip_search.cluster.signals import Stopped
-from okddip_search.console import SearchConsole, percent
 from okddip_search.contenders import (
     LONGER_SINGLE,
     Plan,
@@ -24,6 +22,10 @@ from okddip_search.contenders import (
     choose,
     longer_single,
 )
+from okddip_search.driver.prepare import Request
+from okddip_search.driver.progress import SearchConsole
+from okddip_search.driver.session import Session, open_session
+from okddip_search.driver.work import CONTENDER, SEED, FixedAgenda
 from okddip_search.errors import UserError
 from okddip_search.export import hand_over
 from okddip_search.findings import (
@@ -33,10 +35,13 @@ from okddip_search.findings import (
     collect_runs,
     compose,
     leader_name,
+    measure_leaders,
     rivals_of,
 )
+from okddip_search.formatting import percent
 from okddip_search.layout import BEST, CONFIRM, CONFIRMATION, OPENINGS, TRIALS
 from okddip_search.masking import masked
+from okddip_search.report import try_report
 from okddip_search.result import print_findings, spread
 from okddip_search.retrain import retrained
 from okddip_search.sealed import (
@@ -47,12 +52,10 @@ from okddip_search.sealed import (
     require_test_set,
     test_leaders,
 )
-from okddip_search.session import Request, Session, open_session
 from okddip_search.space.model import SearchSpec
 from okddip_search.study.events import TrialEnd
 from okddip_search.study.study import open_fixed_study, open_study, require_same_images
 from okddip_search.study.trials import died, runs_with, trials_in
-from okddip_search.trial import measure_leaders
 from okddip_search.tuned import tune_rivals, tuning_seconds
 from trainer.io.files import read_json, write_json
 
@@ -159,7 +162,7 @@ class _Confirmation:
             session.say(f"{lost} runs died with their workers. Try them once more with the same "
                         "command; then the confirmation goes on without them.")  # fmt: skip
             session.tracker.search_ended("FAILED", {}, [])
-            session.write_report()
+            try_report(session.directory, session.say)
             return 1
         try:
             return self._conclude(plan)
@@ -168,7 +171,7 @@ class _Confirmation:
 
     def _stopped(self) -> int:
         self.session.tracker.search_ended("KILLED", {}, [])
-        self.session.write_report()
+        try_report(self.session.directory, self.session.say)
         self.session.say(f"Stopped. Go on with:  {self.session.switch.how_to_go_on}")
         return 130
 
@@ -290,7 +293,7 @@ class _Confirmation:
             return self._stopped()
         self._write(found, "complete")
         print_findings(session.terminal, found, session.shown)
-        report = session.write_report()
+        report = try_report(session.directory, session.say)
         artifacts = [self.home / CONFIRMATION, self.home / BEST, *([report] if report else [])]
         session.tracker.confirmation_ended(found, self.stage, artifacts)
         return 0

@@ -12,14 +12,29 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from okddip_search.agenda import CONTENDER, SEED
 from okddip_search.cluster.resources import Allotment
 from okddip_search.comparison import Scores, compare, noise_floor, pick_winner, summary, verdict
 from okddip_search.contenders import PAPER, Contender, Plan
+from okddip_search.driver.work import CONTENDER, SEED
 from okddip_search.layout import CONFIRM, LEADER, RESULT, STATE, TRIALS
 from okddip_search.space.settings import ObjectiveSettings
 from okddip_search.study.trials import REASON, SHARE, best_trial
 from trainer.io.files import read_json
+
+
+def measure_leaders(leader_dirs: list[str]) -> list[dict[str, Any]]:
+    """Measure what leaders cost in use, on a CPU core of a worker.
+
+    Returns:
+        ``parameters``, ``macs`` and ``latency_ms`` (one image on one core) of each.
+    """
+    from dataclasses import asdict
+
+    from trainer.leader.cost import measure_cost
+    from trainer.leader.leader import load_leader
+
+    return [asdict(measure_cost(load_leader(Path(folder)))) for folder in leader_dirs]
+
 
 FORMAT = 1
 

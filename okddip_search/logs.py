@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import optuna
 
 from okddip_search.masking import MaskedFormatter
-from okddip_search.tracking_record import log as tracking_log
+from okddip_search.tracking.record import log as tracking_log
 
 
 class _Teller(logging.Handler):

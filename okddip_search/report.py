@@ -6,7 +6,8 @@ page. It only reads the search, so it serves a running or a killed one as well.
 
 import base64
 import hashlib
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
@@ -15,12 +16,14 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from okddip_search.console import percent, value_text
+from okddip_search.formatting import percent, value_text
 from okddip_search.layout import DATA, PAGE
 from okddip_search.report_charts import make_charts
 from okddip_search.report_data import collect
 from okddip_search.report_sources import read_sources
 from trainer.io.files import write_atomically, write_json
+
+logger = logging.getLogger(__name__)
 
 
 def write_report(search_dir: Path) -> Path:
@@ -40,6 +43,16 @@ def write_report(search_dir: Path) -> Path:
     page = search_dir / PAGE
     write_atomically(page, render(data))
     return page
+
+
+def try_report(search_dir: Path, say: Callable[[str], None]) -> Path | None:
+    """Write the report; what goes wrong with it must not cost a search its end."""
+    try:
+        return write_report(search_dir)
+    except Exception as error:
+        logger.exception("the report")
+        say(f"the report could not be written: {type(error).__name__}: {error}")
+        return None
 
 
 def render(data: Mapping[str, Any]) -> str:

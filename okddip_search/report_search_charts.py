@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from okddip_search.console import value_text
+from okddip_search.formatting import value_text
 from okddip_search.report_style import (
     BLACK,
     BLUE,

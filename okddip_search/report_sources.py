@@ -16,6 +16,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 
+from okddip_search.driver.autotune import load_speed
 from okddip_search.errors import UserError
 from okddip_search.layout import (
     CONFIRM,
@@ -29,8 +30,7 @@ from okddip_search.layout import (
 )
 from okddip_search.space.load import load_space
 from okddip_search.space.model import SearchSpec
-from okddip_search.speed import load_speed
-from okddip_search.tracking_journal import read as read_operations
+from okddip_search.tracking.journal import read as read_operations
 from trainer.io.files import read_json
 from trainer.io.text import shown
 

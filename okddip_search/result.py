@@ -9,8 +9,8 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
 from rich.table import Table
 
-from okddip_search.bridge import StudyBridge
-from okddip_search.console import params_text, percent, value_text
+from okddip_search.driver.bridge import StudyBridge
+from okddip_search.formatting import params_text, percent, value_text
 from okddip_search.space.model import SearchSpec
 from okddip_search.study.trials import REASON, best_trial, paper_trial, trials_in
 

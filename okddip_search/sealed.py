@@ -2,17 +2,44 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import ray
 
+from okddip_search.driver.session import Session
+from okddip_search.driver.trainable import one_line
 from okddip_search.errors import UserError
 from okddip_search.masking import masked
-from okddip_search.session import Session
-from okddip_search.trial import one_line, open_test_for
 from trainer.config.data import DataConfig
 from trainer.data.images import DataError
 from trainer.data.sources import require_part
 from trainer.test_set import Opening, OpeningError, read_openings, weights_digest
+
+
+def open_test_for(
+    leader_dirs: list[str],
+    data: dict[str, Any],
+    log: str,
+    reason: str,
+    device: str,
+    unfinished: Any,
+) -> None:
+    """Measure leaders on the sealed test set; ``trainer.test_set.open_test`` in a worker.
+
+    The results stand in the log. ``unfinished`` is an opening to be completed, or None.
+    """
+    from trainer.config.data import DataConfig
+    from trainer.test_set import open_test
+
+    open_test(
+        [Path(folder) for folder in leader_dirs],
+        DataConfig(**data),
+        log=Path(log),
+        reason=reason,
+        device=device,
+        cache_dir=Path(log).parent,
+        resume=unfinished,
+    )
 
 
 def require_test_set(data: DataConfig) -> None:

@@ -4,19 +4,21 @@ from typing import Literal
 
 from optuna.trial import TrialState
 
-from okddip_search.agenda import SearchAgenda
-from okddip_search.bridge import StudyBridge, best_of
 from okddip_search.confirm import Wishes, confirm, require_possible
-from okddip_search.console import SearchConsole
+from okddip_search.driver.bridge import StudyBridge, best_of
+from okddip_search.driver.prepare import Request
+from okddip_search.driver.progress import SearchConsole
+from okddip_search.driver.session import Session, open_session
+from okddip_search.driver.work import SearchAgenda
 from okddip_search.errors import UserError
 from okddip_search.export import BestKeeper, keep_best
 from okddip_search.layout import BEST, JOURNAL, LEADER
+from okddip_search.report import try_report
 from okddip_search.result import print_result
-from okddip_search.session import Request, Session, open_session
 from okddip_search.study.events import TrialEnd
 from okddip_search.study.study import open_study, require_same_images
 from okddip_search.study.trials import SHARE, trials_in
-from okddip_search.tracking_restore import IDENTITY
+from okddip_search.tracking.restore import IDENTITY
 
 
 def run_search(request: Request, *, then_confirm: bool) -> int:
@@ -79,7 +81,7 @@ def _finish(session: Session, bridge: StudyBridge, then_confirm: bool) -> int:
         num_validation=len(session.data.validation),
         with_next_steps=not then_confirm,
     )
-    report = session.write_report()
+    report = try_report(session.directory, session.say)
     best_file = session.directory / BEST
     artifacts = [path for path in (best_file, report) if path and path.exists()]
     session.tracker.search_ended(status, {}, artifacts)

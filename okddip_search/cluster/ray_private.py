@@ -8,6 +8,31 @@ from typing import Any
 
 import ray
 from ray._private.node import Node as RayNode
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.exceptions import OutOfMemoryError, RayActorError
+
+
+@contextmanager
+def low_memory_survived() -> Iterator[None]:
+    """Have Tune take a worker that Ray's memory monitor has killed for one that died.
+
+    Its actor manager (Ray 2.60) knows such a worker's error neither as an actor's nor as a task's,
+    and ends the whole search.
+    """
+    failed = RayActorManager._actor_task_failed
+
+    def as_death(self: Any, tracked_actor_task: Any, exception: Exception) -> None:
+        if isinstance(exception, OutOfMemoryError):
+            told = f"the machine was {LOW_MEMORY}; Ray killed the worker"
+            exception = RayActorError(error_msg=told)
+        failed(self, tracked_actor_task, exception)
+
+    RayActorManager._actor_task_failed = as_death
+    try:
+        yield
+    finally:
+        RayActorManager._actor_task_failed = failed
+
 
 LOW_MEMORY = "running low on memory"
 """In the error of a worker that Ray's memory monitor has killed."""

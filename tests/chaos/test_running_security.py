@@ -298,7 +298,7 @@ def test_a_search_asks_nobody_outside_this_machine(tmp_path):
 SERVE = """
 import os, signal, sys, threading, urllib.request
 from pathlib import Path
-from okddip_search.ui import serve_ui
+from okddip_search.tracking.ui import serve_ui
 def stop_when_told(line):
     if line.startswith("Ctrl-C"):
         urllib.request.urlopen("http://127.0.0.1:5000/").read()

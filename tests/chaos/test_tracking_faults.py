@@ -40,7 +40,7 @@ from tracking_helpers import (
     wait_for,
 )
 
-from okddip_search.tracking_store import store_uri
+from okddip_search.tracking.store import store_uri
 
 SPACE = """\
 name: quiet

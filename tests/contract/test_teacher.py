@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from okddip_search.retention import drop_teachers
+from okddip_search.driver.retention import drop_teachers
 from trainer.config.data import DataConfig
 from trainer.config.strict import ConfigError
 from trainer.config.train import TrainConfig

@@ -31,7 +31,7 @@ SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 UI = """
 import sys
 from pathlib import Path
-from okddip_search.ui import serve_ui
+from okddip_search.tracking.ui import serve_ui
 echo = lambda line: print(line, flush=True)
 sys.exit(serve_ui(Path(sys.argv[1]), port=int(sys.argv[2]), echo=echo))
 """

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from tracking_helpers import all_runs, client_of, open_tracker, save_tiny_leader
 
-from okddip_search.tracking_model import FILES
-from okddip_search.tracking_store import store_uri
+from okddip_search.tracking.model import FILES
+from okddip_search.tracking.store import store_uri
 
 
 def pickles_in(path: Path) -> list[str]:
@@ -44,7 +44,7 @@ def tiny_network() -> nn.Module:
 def test_a_model_is_logged_without_pickle_and_gives_the_same_logits(tmp_path):
     import mlflow.pytorch
 
-    from okddip_search.tracking_model import log_model
+    from okddip_search.tracking.model import log_model
 
     client = client_of(store_uri(tmp_path))
     location = (tmp_path / "mlartifacts").as_uri()

@@ -16,8 +16,8 @@ from tracking_helpers import (
     wait_for,
 )
 
-from okddip_search.tracking_replay import sync
-from okddip_search.tracking_store import store_uri
+from okddip_search.tracking.courier import sync
+from okddip_search.tracking.store import store_uri
 
 NAME = "demo leader"
 

@@ -22,8 +22,8 @@ from tracking_helpers import (
 )
 
 from okddip_search.errors import UserError
-from okddip_search.tracking_replay import sync
-from okddip_search.tracking_store import store_uri
+from okddip_search.tracking.courier import sync
+from okddip_search.tracking.store import store_uri
 
 
 class Failing(http.server.BaseHTTPRequestHandler):

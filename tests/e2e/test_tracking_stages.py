@@ -19,8 +19,8 @@ from tracking_helpers import (
 )
 
 from okddip_search.study.events import TrialEnd
-from okddip_search.tracking_replay import sync
-from okddip_search.tracking_store import store_uri
+from okddip_search.tracking.courier import sync
+from okddip_search.tracking.store import store_uri
 
 TESTED = {"test/leader_accuracy": 0.55}
 

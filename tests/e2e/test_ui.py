@@ -27,7 +27,7 @@ from okddip_search.errors import UserError
 UI = """
 import sys
 from pathlib import Path
-from okddip_search.ui import serve_ui
+from okddip_search.tracking.ui import serve_ui
 echo = lambda line: print(line, flush=True)
 sys.exit(serve_ui(Path(sys.argv[1]), port=int(sys.argv[2]), echo=echo))
 """
@@ -90,7 +90,7 @@ def test_ui_serves_a_moved_search_and_stops_as_a_whole(story_dir, tmp_path):
 
 
 def test_ui_links_no_view_that_the_store_lacks(story_dir, tmp_path):
-    from okddip_search.ui import _links
+    from okddip_search.tracking.ui import _links
 
     moved = tmp_path / "moved"
     shutil.copytree(story_dir, moved)
@@ -112,7 +112,7 @@ def test_ui_links_no_view_that_the_store_lacks(story_dir, tmp_path):
 
 
 def test_ui_says_what_is_missing(tmp_path, story_dir):
-    from okddip_search.ui import serve_ui
+    from okddip_search.tracking.ui import serve_ui
 
     with pytest.raises(UserError, match="mlflow.db"):
         serve_ui(tmp_path)

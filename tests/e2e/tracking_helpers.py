@@ -15,7 +15,7 @@ import pytest
 
 from okddip_search.study.events import TrialEnd
 from okddip_search.tracking import Tracker
-from okddip_search.tracking_stage import Past
+from okddip_search.tracking.stage import Past
 
 TAGS = {"git": "abc123", "okddip.space": "digits.yaml"}
 EPOCHS = 4

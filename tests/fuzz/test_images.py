@@ -17,8 +17,8 @@ from PIL import Image
 
 from trainer.config.data import DataConfig
 from trainer.data.decoding import check_images
+from trainer.data.images import DataError
 from trainer.data.load import load_development_data
-from trainer.data.resident import DataError
 from trainer.data.sources import read_part
 
 CPU = torch.device("cpu")

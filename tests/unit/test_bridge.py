@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 import pytest
 from optuna.trial import TrialState
 
-from okddip_search.agenda import CONTENDER, SEED, FixedAgenda, SearchAgenda
-from okddip_search.bridge import StudyBridge, reduced
 from okddip_search.cluster.resources import Share
+from okddip_search.driver.bridge import StudyBridge, reduced
+from okddip_search.driver.retries import WORKER_DEATHS_FORGIVEN
+from okddip_search.driver.work import CONTENDER, SEED, FixedAgenda, SearchAgenda
 from okddip_search.errors import UserError
 from okddip_search.layout import JOURNAL
-from okddip_search.setbacks import WORKER_DEATHS_FORGIVEN
 from okddip_search.space.load import load_space
 from okddip_search.space.settings import ObjectiveSettings
 from okddip_search.study.storage import cut_torn_tail

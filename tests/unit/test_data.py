@@ -8,9 +8,8 @@ from image_helpers import rows, same
 
 from trainer.config.data import DataConfig
 from trainer.data import resident as data
-from trainer.data.images import stratified_draw
+from trainer.data.images import DataError, stratified_draw
 from trainer.data.load import development_data_from_arrays, load_development_data
-from trainer.data.resident import DataError
 from trainer.data.sources import read_part
 
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 from optuna.trial import TrialState
 
-from okddip_search.agenda import CONTENDER, SEED
 from okddip_search.cluster.resources import Allotment
 from okddip_search.contenders import PAPER, Contender, Plan
+from okddip_search.driver.work import CONTENDER, SEED
 from okddip_search.findings import (
     best_run,
     choose_winner,

@@ -14,8 +14,8 @@ from sklearn.datasets import load_digits
 from trainer.config.data import DataConfig
 from trainer.config.strict import ConfigError
 from trainer.data import image_folder
+from trainer.data.images import DataError
 from trainer.data.load import load_development_data
-from trainer.data.resident import DataError
 from trainer.data.sources import read_part
 
 

@@ -75,7 +75,7 @@ def test_hidden_gpus_are_not_counted(monkeypatch, value, count):
 
 
 def test_more_decoding_processes_than_a_trial_has_cores_are_refused(tmp_path):
-    from okddip_search.session import _as_run
+    from okddip_search.driver.prepare import _as_run
 
     path = tmp_path / "s.yaml"
     path.write_text(

@@ -5,7 +5,7 @@ import resource
 import pytest
 import torch
 
-from okddip_search.retention import Retention, drop_teachers
+from okddip_search.driver.retention import Retention, drop_teachers
 from okddip_search.study.events import TrialEnd
 from trainer.engine.checkpoint import (
     Checkpoint,

@@ -8,10 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from trainer import sealed_test
+from trainer import test_set
 from trainer.config.data import DataConfig
 from trainer.data import sources
-from trainer.data.resident import DataError
+from trainer.data.images import DataError
 from trainer.group.group import single_network
 from trainer.leader.leader import LeaderInfo, load_leader, save_leader
 from trainer.models import build_architecture
@@ -64,7 +64,7 @@ def seen(log, monkeypatch) -> list[tuple[str, list[object]]]:
         seen.append((part, events(log)))
         return read(config, part, cache_dir)
 
-    monkeypatch.setattr(sealed_test, "read_part", watch)
+    monkeypatch.setattr(test_set, "read_part", watch)
     return seen
 
 
@@ -75,7 +75,7 @@ class Broken(BaseException):
 @pytest.fixture
 def broken(leaders, log, monkeypatch) -> Path:
     """Return the log of an opening that was broken off after its first result."""
-    load = sealed_test.load_leader
+    load = test_set.load_leader
 
     def mortal(folder: Path):
         if folder != leaders[0]:
@@ -83,7 +83,7 @@ def broken(leaders, log, monkeypatch) -> Path:
         return load(folder)
 
     with monkeypatch.context() as patch:
-        patch.setattr(sealed_test, "load_leader", mortal)
+        patch.setattr(test_set, "load_leader", mortal)
         with pytest.raises(Broken):
             open_test(leaders, DIGITS, log=log, reason="first")
     return log
@@ -122,7 +122,7 @@ def test_every_leader_gets_what_it_gets_alone_in_the_order_asked_for(leaders, lo
 
 
 def test_the_numbers_equal_a_recomputation(leaders, log, monkeypatch):
-    monkeypatch.setattr(sealed_test, "BATCH", 100)  # the last batch has 60 images
+    monkeypatch.setattr(test_set, "BATCH", 100)  # the last batch has 60 images
     [result] = open_test(leaders[:1], DIGITS, log=log, reason="")
     test = sources.read_part(DIGITS, "test")
     network = load_leader(leaders[0]).module
@@ -132,9 +132,7 @@ def test_the_numbers_equal_a_recomputation(leaders, log, monkeypatch):
             logits_NC = network((image[None] / 255 - 0.3) / 0.4)
             right += logits_NC.argmax().item() == label
             surprise += F.cross_entropy(logits_NC.double(), label[None]).item()
-    assert result == sealed_test.TestResult(
-        right / 360, pytest.approx(surprise / 360, rel=1e-5), 360
-    )
+    assert result == test_set.TestResult(right / 360, pytest.approx(surprise / 360, rel=1e-5), 360)
 
 
 def test_leaders_may_normalise_differently(leaders, log, tmp_path, seen):

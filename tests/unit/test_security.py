@@ -34,8 +34,8 @@ from trainer.config.data import DataConfig
 from trainer.config.load import load_config
 from trainer.config.strict import ConfigError
 from trainer.config.train import TrainConfig
+from trainer.data.images import DataError
 from trainer.data.load import load_development_data
-from trainer.data.resident import DataError
 from trainer.data.sources import read_part
 from trainer.engine.checkpoint import (
     Checkpoint,
@@ -71,7 +71,7 @@ class TestPickle:
         # CIFAR's own files are pickles: read by an unpickler that knows arrays and nothing else.
         # The model archive is one that this process has just written in a folder of its own.
         assert found == [
-            "okddip_search/tracking_model.py: torch.export.load",
+            "okddip_search/tracking/model.py: torch.export.load",
             "trainer/data/sources.py: pickle.Unpickler",
         ]
 
@@ -323,7 +323,8 @@ class TestTerminal:
 
     @pytest.mark.parametrize("is_terminal", [True, False], ids=["terminal", "plain"])
     def test_the_running_search_shows_strangers_words_as_they_are(self, is_terminal):
-        from okddip_search.console import SearchConsole, Terminal
+        from okddip_search.console import Terminal
+        from okddip_search.driver.progress import SearchConsole
 
         file = io.StringIO()
         terminal = Terminal(file=file, width=400, force_terminal=is_terminal, color_system=None)

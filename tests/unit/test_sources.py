@@ -17,8 +17,8 @@ from torchvision import datasets as torchvision_datasets
 
 from trainer.config.data import DataConfig
 from trainer.data import sources
+from trainer.data.images import DataError
 from trainer.data.load import load_development_data
-from trainer.data.resident import DataError
 from trainer.data.sources import read_part
 
 # Digits

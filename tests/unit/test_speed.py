@@ -3,12 +3,10 @@
 import pytest
 from ray.exceptions import WorkerCrashedError
 
-from okddip_search import session
 from okddip_search.cluster.resources import Node, allot
 from okddip_search.cluster.signals import StopSwitch
-from okddip_search.errors import UserError
-from okddip_search.space.load import load_space
-from okddip_search.speed import (
+from okddip_search.driver import session
+from okddip_search.driver.autotune import (
     Speed,
     Tried,
     fastest,
@@ -19,6 +17,8 @@ from okddip_search.speed import (
     most_gets_done,
     open_variants,
 )
+from okddip_search.errors import UserError
+from okddip_search.space.load import load_space
 from trainer.config.train import TrainConfig
 from trainer.data.load import load_development_data
 from trainer.tools.timing import Shape, Variant, side_by_side, time_variants

@@ -21,8 +21,9 @@ from trainer.data import streaming
 from trainer.data.base import DevelopmentData
 from trainer.data.decoding import open_rgb
 from trainer.data.image_files import ImageFiles, read_image_files
+from trainer.data.images import DataError
 from trainer.data.load import development_data_from_arrays, load_development_data
-from trainer.data.resident import DataError, ResidentData
+from trainer.data.resident import ResidentData
 from trainer.data.streaming import (
     IMAGENET_MEAN,
     IMAGENET_STD,

@@ -12,11 +12,11 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState, create_trial
 from tracking_helpers import fill, small_disk
 
-from okddip_search.tracking_journal import AGAIN, Journal, Position, Story, read
-from okddip_search.tracking_record import Record
-from okddip_search.tracking_replay import usual_uri
-from okddip_search.tracking_restore import IDENTITY, restore
-from okddip_search.tracking_search import SearchStage
+from okddip_search.tracking.courier import usual_uri
+from okddip_search.tracking.journal import AGAIN, Journal, Position, Story, read
+from okddip_search.tracking.record import Record
+from okddip_search.tracking.restore import IDENTITY, restore
+from okddip_search.tracking.search_stage import SearchStage
 
 EPOCHS = 3
 SPACE = """\

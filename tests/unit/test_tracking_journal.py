@@ -13,7 +13,8 @@ import pytest
 
 from okddip_search.errors import UserError
 from okddip_search.masking import masked
-from okddip_search.tracking_journal import (
+from okddip_search.tracking.courier import sync
+from okddip_search.tracking.journal import (
     Journal,
     Position,
     Story,
@@ -24,16 +25,15 @@ from okddip_search.tracking_journal import (
     run_key,
     stage_of,
 )
-from okddip_search.tracking_replay import sync
-from okddip_search.tracking_stage import run_name
-from okddip_search.tracking_store import (
+from okddip_search.tracking.stage import run_name
+from okddip_search.tracking.store import (
     artifact_uri,
     relocate,
     sole_deliverer,
     store_uri,
     target_of,
 )
-from okddip_search.tracking_view import confirm_view, search_view, view_url
+from okddip_search.tracking.view import confirm_view, search_view, view_url
 
 REPORT = {
     "epoch": 3,
@@ -59,7 +59,7 @@ def operations(path: Path) -> list[dict]:
 
 def test_importing_tracking_is_light():
     code = (
-        "import sys, okddip_search.tracking, okddip_search.ui;"
+        "import sys, okddip_search.tracking, okddip_search.tracking.ui;"
         "sys.exit(bool({'mlflow', 'torch', 'ray', 'optuna'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

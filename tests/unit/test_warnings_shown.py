@@ -6,7 +6,7 @@ import optuna
 import pytest
 
 from okddip_search.logs import quiet_libraries
-from okddip_search.tracking_record import Record
+from okddip_search.tracking.record import Record
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +23,7 @@ def logging_as_before():
 def test_a_warning_of_ours_is_shown_and_one_of_a_library_is_not(tmp_path):
     shown = []
     with quiet_libraries(shown.append):
-        logging.getLogger("okddip_search.watchdog").warning("trial %d hangs", 3)
+        logging.getLogger("okddip_search.driver.watchdog").warning("trial %d hangs", 3)
         logging.getLogger("ray").warning("a library's")
     assert shown == ["trial 3 hangs"]
 

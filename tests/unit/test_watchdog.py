@@ -5,16 +5,16 @@ from types import SimpleNamespace
 import pytest
 from optuna.trial import TrialState
 
-from okddip_search import watchdog
-from okddip_search.agenda import SearchAgenda
-from okddip_search.bridge import StudyBridge
 from okddip_search.cluster import waiting as placement
 from okddip_search.cluster.resources import Share
 from okddip_search.cluster.waiting import what_is_missing
+from okddip_search.driver import watchdog
+from okddip_search.driver.bridge import StudyBridge
+from okddip_search.driver.tune import StudySearcher
+from okddip_search.driver.watchdog import Watchdog
+from okddip_search.driver.work import SearchAgenda
 from okddip_search.space.load import load_space
 from okddip_search.study.study import open_study
-from okddip_search.tune_faces import StudySearcher
-from okddip_search.watchdog import Watchdog
 
 SPACE = """\
 name: watched
@@ -45,7 +45,7 @@ class Scene:
         clock = SimpleNamespace(monotonic=lambda: self.now)
         monkeypatch.setattr(watchdog, "time", clock)
         monkeypatch.setattr(placement, "time", clock)
-        monkeypatch.setattr("okddip_search.bridge.time", clock)
+        monkeypatch.setattr("okddip_search.driver.bridge.time", clock)
         self.bridge = StudyBridge(open_study(tmp_path, spec), SearchAgenda(spec), Share(1), [])
         self.hands, self.said = Hands(), []
         self.dog = Watchdog(self.bridge, self.hands, spec.resources, 1.0, self.said.append)

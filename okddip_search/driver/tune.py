@@ -5,21 +5,17 @@ skips the scheduler. So the last epoch of a trial is recorded where it closes.
 """
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.air.execution._internal.actor_manager import RayActorManager
-from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
-from okddip_search.bridge import StudyBridge
 from okddip_search.cluster.ray_private import LOW_MEMORY
+from okddip_search.driver.bridge import StudyBridge
 
 logger = logging.getLogger(__name__)
 
@@ -139,28 +135,6 @@ def why_it_died(trial: TuneTrial) -> str:
     _, _, last = text.rpartition("Failure #")  # "Failure # 1 (occurred at …)", then the error
     lines = last.splitlines()
     return lines[1].strip() if len(lines) > 1 else "its worker ended without a word"
-
-
-@contextmanager
-def low_memory_survived() -> Iterator[None]:
-    """Have Tune take a worker that Ray's memory monitor has killed for one that died.
-
-    Its actor manager (Ray 2.60) knows such a worker's error neither as an actor's nor as a task's,
-    and ends the whole search.
-    """
-    failed = RayActorManager._actor_task_failed
-
-    def as_death(self: Any, tracked_actor_task: Any, exception: Exception) -> None:
-        if isinstance(exception, OutOfMemoryError):
-            told = f"the machine was {LOW_MEMORY}; Ray killed the worker"
-            exception = RayActorError(error_msg=told)
-        failed(self, tracked_actor_task, exception)
-
-    RayActorManager._actor_task_failed = as_death
-    try:
-        yield
-    finally:
-        RayActorManager._actor_task_failed = failed
 
 
 class WhenInterrupted(Unsaved, Stopper):  # type: ignore[misc]

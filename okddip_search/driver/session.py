@@ -4,58 +4,48 @@ A search, its rivals' own searches, its confirmation and the last training on al
 studies that one session runs one after the other, on the same cluster, under the same lock.
 """
 
-import dataclasses
 import logging
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import optuna
 from ray import tune
-from ray.exceptions import RayError
 from rich.console import Console
 
-from okddip_search.agenda import Agenda
-from okddip_search.bridge import StudyBridge
 from okddip_search.cluster.ray_cluster import new_scratch, ray_cluster
+from okddip_search.cluster.ray_private import low_memory_survived
 from okddip_search.cluster.remote import call_in_worker
-from okddip_search.cluster.resources import Allotment, Node, allot
+from okddip_search.cluster.resources import Allotment
 from okddip_search.cluster.signals import Stopped, StopSwitch
-from okddip_search.console import SearchConsole, noise_to
-from okddip_search.errors import UserError
+from okddip_search.console import noise_to
+from okddip_search.driver.bridge import StudyBridge
+from okddip_search.driver.prepare import Request, load_data, settle
+from okddip_search.driver.progress import SearchConsole
+from okddip_search.driver.retention import Retention, drop_teachers
+from okddip_search.driver.trainable import OKDDipTrial
+from okddip_search.driver.tune import StudyScheduler, StudySearcher, WhenInterrupted
+from okddip_search.driver.watchdog import Watchdog
+from okddip_search.driver.work import Agenda
 from okddip_search.layout import SPEC, TEACHERS, TRIALS
 from okddip_search.logs import quiet_libraries
 from okddip_search.masking import masked
-from okddip_search.report import write_report
-from okddip_search.retention import Retention, drop_teachers
 from okddip_search.space.model import SearchSpec
-from okddip_search.speed import Speed, find_speed
 from okddip_search.study.events import Listener
 from okddip_search.study.study import sole_driver
 from okddip_search.study.trials import ends_in
 from okddip_search.tracking import Tracker
-from okddip_search.tracking_replay import usual_uri
-from okddip_search.tracking_restore import past_trials
-from okddip_search.tracking_stage import Stage
-from okddip_search.tracking_store import target_of
-from okddip_search.trial import OKDDipTrial
-from okddip_search.tune_faces import (
-    StudyScheduler,
-    StudySearcher,
-    WhenInterrupted,
-    low_memory_survived,
-)
-from okddip_search.watchdog import Watchdog
+from okddip_search.tracking.courier import usual_uri
+from okddip_search.tracking.restore import past_trials
+from okddip_search.tracking.stage import Stage
+from okddip_search.tracking.store import target_of
 from trainer.data.base import DevelopmentData
-from trainer.data.images import DataError
-from trainer.data.load import load_development_data
 from trainer.io.files import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -66,29 +56,6 @@ T = TypeVar("T")
 LETTING_GO_S = 5.0
 """So long a worker may take, when all trials have ended, to save the one that it was stopped in."""
 TRACKING_FLUSH_S = 20.0
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the user asked for.
-
-    Attributes:
-        spec: The checked space.
-        directory: Of the search.
-        resume: Whether to go on with the search that is there.
-        gpus: ``--gpus``; None: all visible, 0: CPU.
-        tracking_uri: Of an MLflow server; None: sqlite in the directory.
-        address: Of a running Ray cluster; None: a private one on this machine.
-        command: The command line, for the record.
-    """
-
-    spec: SearchSpec
-    directory: Path
-    resume: bool
-    gpus: int | None
-    tracking_uri: str | None
-    address: str | None
-    command: str
 
 
 @dataclass
@@ -221,15 +188,6 @@ class Session:
             **named,
         )
 
-    def write_report(self) -> Path | None:
-        """Write the report; what goes wrong with it must not cost the search its end."""
-        try:
-            return write_report(self.directory)
-        except Exception as error:
-            logger.exception("the report")
-            self.say(f"the report could not be written: {type(error).__name__}: {error}")
-            return None
-
     @property
     def shown(self) -> Path:
         """The directory as a person in the working directory would type it."""
@@ -287,14 +245,14 @@ def open_session(request: Request, how_to_go_on: str) -> Iterator[Session]:
         if uri is None and request.resume:
             uri = usual_uri(directory.resolve())
         target_of(directory, uri)  # a mistake in it is told before anything starts
-        data = _load_data(request.spec, directory, terminal)
+        data = load_data(request.spec, directory, terminal)
         stop.check()
         with ray_cluster(
             request.spec.resources, request.gpus, request.address, terminal.file, stop
         ) as nodes:
             stop.take_over()  # Ray has put a handler of its own over SIGTERM, which aborts
             stop.check()
-            spec, allotment, speed = _settle(request, nodes, data, stop)
+            spec, allotment, speed = settle(request, nodes, data, stop)
             stop.how_to_go_on = how_to_go_on
             write_atomically(directory / SPEC, request.spec.to_yaml())
             home = directory.resolve()
@@ -333,63 +291,3 @@ def _stop_switch(terminal: Console, how_to_go_on: str) -> Iterator[StopSwitch]:
         except Stopped:
             say(f"Stopped. Go on with:  {stop.how_to_go_on}")
             raise
-
-
-def _load_data(spec: SearchSpec, directory: Path, terminal: Console) -> DevelopmentData:
-    try:
-        data = load_development_data(spec.data, cache_dir=directory.resolve())
-    except DataError as error:
-        raise UserError(f"data: {error}") from None
-    if data.left_out:
-        left_out = f"{data.left_out} images cannot be decoded and are left out; their names: "
-        terminal.print(f"{left_out}{directory}/corrupt-train.txt", soft_wrap=True)
-    return data
-
-
-def _settle(
-    request: Request, nodes: Sequence[Node], data: DevelopmentData, stop: StopSwitch
-) -> tuple[SearchSpec, Allotment, Speed]:
-    """Return the spec and the shares as they will be run; what is left to the machine is timed."""
-    spec, resources = request.spec, request.spec.resources
-    images = data.train
-    shape = (images.channels, *images.size, images.num_classes)
-    allotment = allot(resources, nodes, asked_gpus=request.gpus)
-    _as_run(spec, allotment)  # a mistake is told before anything is timed
-    node_cpus = max(node.cpus for node in nodes)
-    ask = partial(call_in_worker, stop)
-    try:
-        speed = find_speed(spec, allotment, shape, node_cpus, request.directory, ask)
-    except RayError:  # trials that decide by rule are better than none, and tell what is wrong
-        logger.exception("timing")
-        speed = Speed()
-    allotment = allot(speed.share(resources), nodes, asked_gpus=request.gpus)
-    return _as_run(speed.applied_to(spec), allotment), allotment, speed
-
-
-def _as_run(spec: SearchSpec, allotment: Allotment) -> SearchSpec:
-    """Return the spec with what the machine decides; a value in the space file wins.
-
-    Raises:
-        UserError: The space wants CUDA and its trials get no GPU, or more threads than cores.
-    """
-    if allotment.gpus_per_trial == 0 and spec.trainer.get("device") == "cuda":
-        raise UserError(
-            "trainer.device is cuda, but the trials get no GPU",
-            "Leave trainer.device out of the space, or give --gpus at least 1.",
-        )
-    if spec.trainer.get("num_threads", 0) > allotment.threads_per_trial:
-        raise UserError(
-            f"trainer.num_threads is {spec.trainer['num_threads']}, but a trial has "
-            f"{allotment.cpus_per_trial:g} cores: threads that wait for each other cost a multiple",
-            "Leave trainer.num_threads out, or raise resources.cpus_per_trial.",
-        )
-    if (spec.data.workers or 0) > allotment.cpus_per_trial:
-        raise UserError(
-            f"data.workers is {spec.data.workers}, but a trial has {allotment.cpus_per_trial:g} "
-            "cores: processes that wait for each other decode no faster",
-            "Leave data.workers out, or raise resources.cpus_per_trial.",
-        )
-    here: dict[str, Any] = {"num_threads": allotment.threads_per_trial}
-    # Said outright: a worker that has lost its GPU must fail, not train on the CPU for days.
-    here["device"] = "cuda" if allotment.gpus_per_trial > 0 else "cpu"
-    return dataclasses.replace(spec, trainer={**here, **spec.trainer})

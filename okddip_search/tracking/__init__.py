@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from okddip_search.masking import masked
-from okddip_search.tracking_record import Record
-from okddip_search.tracking_replay import Courier, sync, usual_uri
-from okddip_search.tracking_search import SearchStage
-from okddip_search.tracking_stage import Stage
-from okddip_search.tracking_store import store_uri, target_of
+from okddip_search.tracking.courier import Courier, sync, usual_uri
+from okddip_search.tracking.record import Record
+from okddip_search.tracking.search_stage import SearchStage
+from okddip_search.tracking.stage import Stage
+from okddip_search.tracking.store import store_uri, target_of
 
 __all__ = ["Stage", "Tracker", "masked", "store_uri", "sync", "target_of", "usual_uri"]
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from okddip_search.errors import UserError
 from okddip_search.layout import TRACKING
-from okddip_search.tracking_journal import Story
-from okddip_search.tracking_store import ARTIFACTS, DATABASE, find_experiment, relocate, store_uri
-from okddip_search.tracking_view import CONFIRM, has_view, view_url
+from okddip_search.tracking.journal import Story
+from okddip_search.tracking.store import ARTIFACTS, DATABASE, find_experiment, relocate, store_uri
+from okddip_search.tracking.view import CONFIRM, has_view, view_url
 
 DEFAULT_PORT = 5000
 SERVER_LOG = "ui.log"

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from okddip_search.tracking_journal import ACCURACY, BEST_ACCURACY, SEARCH
-from okddip_search.tracking_store import DATABASE
+from okddip_search.tracking.journal import ACCURACY, BEST_ACCURACY, SEARCH
+from okddip_search.tracking.store import DATABASE
 
 CONFIRM = "confirm"  # the other stage with a view of its own
 

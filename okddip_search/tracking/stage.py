@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from okddip_search.study.events import TrialEnd
-from okddip_search.tracking_journal import (
+from okddip_search.tracking.journal import (
     ACCURACY,
     AGAIN,
     BEST_ACCURACY,
@@ -17,7 +17,7 @@ from okddip_search.tracking_journal import (
     run_key,
     tag_texts,
 )
-from okddip_search.tracking_record import Record, harmless
+from okddip_search.tracking.record import Record, harmless
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from okddip_search.tracking_journal import AGAIN, SEARCH, finite, param_texts, tag_texts
-from okddip_search.tracking_model import digest_of
-from okddip_search.tracking_record import Record, harmless
-from okddip_search.tracking_stage import Stage
+from okddip_search.tracking.journal import AGAIN, SEARCH, finite, param_texts, tag_texts
+from okddip_search.tracking.model import digest_of
+from okddip_search.tracking.record import Record, harmless
+from okddip_search.tracking.stage import Stage
 
 _CONFIRMED = "confirm/leader"
 RunStatus = Literal["FINISHED", "KILLED", "FAILED"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from okddip_search.layout import JOURNAL, TRACKING
-from okddip_search.tracking_journal import Journal, Operation, Story, new_header
+from okddip_search.tracking.journal import Journal, Operation, Story, new_header
 
 log = logging.getLogger("okddip_search.tracking")
 log.addHandler(logging.NullHandler())  # a terminal gets `on_trouble`, not log lines
@@ -48,7 +48,7 @@ class Record:
         """Return the first operation: of a new search, or of one whose journal is lost."""
         if not (self.directory / JOURNAL).exists():
             return new_header(search_name)
-        from okddip_search.tracking_restore import remembered  # it imports optuna
+        from okddip_search.tracking.restore import remembered  # it imports optuna
 
         known = remembered(self.directory)
         return new_header(known.get("name", search_name), known.get("search_id", ""))

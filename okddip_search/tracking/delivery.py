@@ -15,15 +15,11 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from okddip_search import tracking_model, tracking_registry
-from okddip_search.tracking_journal import AGAIN, BEST_ACCURACY, Operation, stage_of
-from okddip_search.tracking_store import Target, artifact_uri, relocate
-from okddip_search.tracking_view import (
-    CONFIRM,
-    confirm_view,
-    search_view,
-    view_tag,
-)
+from okddip_search.tracking import model as tracking_model
+from okddip_search.tracking import registry as tracking_registry
+from okddip_search.tracking.journal import AGAIN, BEST_ACCURACY, Operation, stage_of
+from okddip_search.tracking.store import Target, artifact_uri, relocate
+from okddip_search.tracking.view import CONFIRM, confirm_view, search_view, view_tag
 
 PARENT = ""  # stands for the search's own run among the run keys of trials
 

@@ -15,10 +15,10 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from okddip_search.agenda import Agenda
 from okddip_search.algorithms.pruners import PRUNE_FROM, first_prunable_step
 from okddip_search.cluster.resources import Share
-from okddip_search.setbacks import DISK_PAUSE_S, WORKER_DEATHS_FORGIVEN, Cause, Failures
+from okddip_search.driver.retries import DISK_PAUSE_S, WORKER_DEATHS_FORGIVEN, Cause, Failures
+from okddip_search.driver.work import Agenda
 from okddip_search.space.settings import ObjectiveSettings
 from okddip_search.study.events import Listener, TrialEnd
 from okddip_search.study.trials import DIED, OUT_OF_MEMORY, REASON, best_trial, end_of, trials_in

@@ -8,10 +8,10 @@ from pathlib import Path
 from okddip_search.errors import UserError
 from okddip_search.layout import JOURNAL, TRACKING
 from okddip_search.masking import MASK, masked
-from okddip_search.tracking_delivery import WITH_FILES, Delivery
-from okddip_search.tracking_journal import Position, Story, read
-from okddip_search.tracking_record import Record, log
-from okddip_search.tracking_store import DATABASE, POSITION, Target, sole_deliverer, target_of
+from okddip_search.tracking.delivery import WITH_FILES, Delivery
+from okddip_search.tracking.journal import Position, Story, read
+from okddip_search.tracking.record import Record, log
+from okddip_search.tracking.store import DATABASE, POSITION, Target, sole_deliverer, target_of
 from trainer.io.files import LockedError, exclusive_lock
 
 _OPERATIONS_PER_TURN = 500
@@ -172,7 +172,7 @@ def usual_uri(search_dir: Path) -> str | None:
     story = Story.from_journal(search_dir / TRACKING)
     store = story.store
     if story.is_going_on is None:  # the journal is lost, or was never begun
-        from okddip_search.tracking_restore import remembered
+        from okddip_search.tracking.restore import remembered
 
         store = remembered(search_dir).get("store", store)
     if MASK in store:
@@ -220,7 +220,7 @@ def sync(
 
 def _made_whole(search_dir: Path, on_trouble: Callable[[str], None]) -> Story:
     """Repair the journal; return what it tells then."""
-    from okddip_search.tracking_restore import restore
+    from okddip_search.tracking.restore import restore
 
     try:
         with exclusive_lock(search_dir / "lock"):  # the driver's

@@ -8,7 +8,7 @@ from typing import Any
 
 from ray.tune import Trainable
 
-from okddip_search.setbacks import Cause
+from okddip_search.driver.retries import Cause
 
 logger = logging.getLogger(__name__)
 
@@ -126,46 +126,6 @@ class _Notes(logging.Handler):
         """Return what is new."""
         lines, self._lines = self._lines, []
         return lines
-
-
-def open_test_for(
-    leader_dirs: list[str],
-    data: dict[str, Any],
-    log: str,
-    reason: str,
-    device: str,
-    unfinished: Any,
-) -> None:
-    """Measure leaders on the sealed test set; ``trainer.test_set.open_test`` in a worker.
-
-    The results stand in the log. ``unfinished`` is an opening to be completed, or None.
-    """
-    from trainer.config.data import DataConfig
-    from trainer.test_set import open_test
-
-    open_test(
-        [Path(folder) for folder in leader_dirs],
-        DataConfig(**data),
-        log=Path(log),
-        reason=reason,
-        device=device,
-        cache_dir=Path(log).parent,
-        resume=unfinished,
-    )
-
-
-def measure_leaders(leader_dirs: list[str]) -> list[dict[str, Any]]:
-    """Measure what leaders cost in use, on a CPU core of a worker.
-
-    Returns:
-        ``parameters``, ``macs`` and ``latency_ms`` (one image on one core) of each.
-    """
-    from dataclasses import asdict
-
-    from trainer.leader.cost import measure_cost
-    from trainer.leader.leader import load_leader
-
-    return [asdict(measure_cost(load_leader(Path(folder)))) for folder in leader_dirs]
 
 
 def machine_at_fault(error: Exception) -> Cause | None:

@@ -10,10 +10,10 @@ from typing import Any
 from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 
-from okddip_search.bridge import OpenTrial, StudyBridge
 from okddip_search.cluster.waiting import Wait
+from okddip_search.driver.bridge import OpenTrial, StudyBridge
+from okddip_search.driver.tune import StudyScheduler, Unsaved
 from okddip_search.space.settings import ResourceSettings
-from okddip_search.tune_faces import StudyScheduler, Unsaved
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,108 @@
+"""What a session settles before its first trial."""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ray.exceptions import RayError
+from rich.console import Console
+
+from okddip_search.cluster.remote import call_in_worker
+from okddip_search.cluster.resources import Allotment, Node, allot
+from okddip_search.cluster.signals import StopSwitch
+from okddip_search.driver.autotune import Speed, find_speed
+from okddip_search.errors import UserError
+from okddip_search.space.model import SearchSpec
+from trainer.data.base import DevelopmentData
+from trainer.data.images import DataError
+from trainer.data.load import load_development_data
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for.
+
+    Attributes:
+        spec: The checked space.
+        directory: Of the search.
+        resume: Whether to go on with the search that is there.
+        gpus: ``--gpus``; None: all visible, 0: CPU.
+        tracking_uri: Of an MLflow server; None: sqlite in the directory.
+        address: Of a running Ray cluster; None: a private one on this machine.
+        command: The command line, for the record.
+    """
+
+    spec: SearchSpec
+    directory: Path
+    resume: bool
+    gpus: int | None
+    tracking_uri: str | None
+    address: str | None
+    command: str
+
+
+def load_data(spec: SearchSpec, directory: Path, terminal: Console) -> DevelopmentData:
+    """Read the images that trials may see, and say which were left out."""
+    try:
+        data = load_development_data(spec.data, cache_dir=directory.resolve())
+    except DataError as error:
+        raise UserError(f"data: {error}") from None
+    if data.left_out:
+        left_out = f"{data.left_out} images cannot be decoded and are left out; their names: "
+        terminal.print(f"{left_out}{directory}/corrupt-train.txt", soft_wrap=True)
+    return data
+
+
+def settle(
+    request: Request, nodes: Sequence[Node], data: DevelopmentData, stop: StopSwitch
+) -> tuple[SearchSpec, Allotment, Speed]:
+    """Return the spec and the shares as they will be run; what is left to the machine is timed."""
+    spec, resources = request.spec, request.spec.resources
+    images = data.train
+    shape = (images.channels, *images.size, images.num_classes)
+    allotment = allot(resources, nodes, asked_gpus=request.gpus)
+    _as_run(spec, allotment)  # a mistake is told before anything is timed
+    node_cpus = max(node.cpus for node in nodes)
+    ask = partial(call_in_worker, stop)
+    try:
+        speed = find_speed(spec, allotment, shape, node_cpus, request.directory, ask)
+    except RayError:  # trials that decide by rule are better than none, and tell what is wrong
+        logger.exception("timing")
+        speed = Speed()
+    allotment = allot(speed.share(resources), nodes, asked_gpus=request.gpus)
+    return _as_run(speed.applied_to(spec), allotment), allotment, speed
+
+
+def _as_run(spec: SearchSpec, allotment: Allotment) -> SearchSpec:
+    """Return the spec with what the machine decides; a value in the space file wins.
+
+    Raises:
+        UserError: The space wants CUDA and its trials get no GPU, or more threads than cores.
+    """
+    if allotment.gpus_per_trial == 0 and spec.trainer.get("device") == "cuda":
+        raise UserError(
+            "trainer.device is cuda, but the trials get no GPU",
+            "Leave trainer.device out of the space, or give --gpus at least 1.",
+        )
+    if spec.trainer.get("num_threads", 0) > allotment.threads_per_trial:
+        raise UserError(
+            f"trainer.num_threads is {spec.trainer['num_threads']}, but a trial has "
+            f"{allotment.cpus_per_trial:g} cores: threads that wait for each other cost a multiple",
+            "Leave trainer.num_threads out, or raise resources.cpus_per_trial.",
+        )
+    if (spec.data.workers or 0) > allotment.cpus_per_trial:
+        raise UserError(
+            f"data.workers is {spec.data.workers}, but a trial has {allotment.cpus_per_trial:g} "
+            "cores: processes that wait for each other decode no faster",
+            "Leave data.workers out, or raise resources.cpus_per_trial.",
+        )
+    here: dict[str, Any] = {"num_threads": allotment.threads_per_trial}
+    # Said outright: a worker that has lost its GPU must fail, not train on the CPU for days.
+    here["device"] = "cuda" if allotment.gpus_per_trial > 0 else "cpu"
+    return dataclasses.replace(spec, trainer={**here, **spec.trainer})
