@@ -6,7 +6,7 @@ Nothing is trained. A run of a setting scores its true accuracy, plus a part tha
 seed share, plus noise of its own (standard deviation 1), on the validation images and on the test
 images. A run's noise on the one goes with that on the other (correlation rho): a lucky network is
 lucky on all images. All of the pipeline is gone through: a search with one noisy run a trial, its
-top k, the confirm runs, the winner by validation means, and ``okddip_search.comparison`` itself.
+top k, the confirm runs, the winner by validation means, and ``confirm.statistics`` itself.
 """
 
 from functools import cache
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import click
 import numpy as np
 
-from okddip_search.comparison import compare, pick_winner, verdict
+from okddip_search.confirm.statistics import compare, pick_winner, verdict
 
 TRIALS = 40
 POINTS = 0.002

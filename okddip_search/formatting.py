@@ -4,6 +4,47 @@ from collections.abc import Mapping
 from typing import Any
 
 
+def points(share: float | None) -> str:
+    """Format a difference of shares in points, with its sign."""
+    return "–" if share is None else f"{100 * share:+.2f}".replace("-", "−")
+
+
+def spread(summary: Mapping[str, Any] | None) -> str:
+    """Format mean ± standard deviation of shares, in percent."""
+    if not summary or summary["mean"] is None:
+        return "–"
+    mean = f"{100 * summary['mean']:.2f}"
+    sd = "" if summary["sd"] is None else f" ± {100 * summary['sd']:.2f}"
+    return f"{mean}{sd} %"
+
+
+def seconds(value: float | None) -> str:
+    """Format a time with its units: seconds below two minutes, then minutes, then hours."""
+    if value is None:
+        return "–"
+    if value < 120:
+        return f"{value:.1f} s"
+    minutes, rest_s = divmod(round(value), 60)
+    if minutes < 120:
+        return f"{minutes} min {rest_s} s"
+    return f"{minutes // 60:,} h {minutes % 60} min"
+
+
+def si(value: float | None) -> str:
+    """Format a large count with three digits: ``19.6 k``, ``1.23 M``."""
+    if value is None:
+        return "–"
+    for factor, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= factor:
+            return f"{value / factor:.3g}{unit}"
+    return f"{value:g}"
+
+
+def moment(value: str | None) -> str:
+    """Format an ISO time without its ``T`` and fractions of a second."""
+    return "–" if value is None else value.replace("T", " ").split(".")[0].removesuffix("+00:00")
+
+
 def percent(share: float | None) -> str:
     """Format a share in [0, 1], or a dash."""
     return "–" if share is None else f"{100 * share:.2f} %"

@@ -4,17 +4,17 @@ from typing import Literal
 
 from optuna.trial import TrialState
 
-from okddip_search.confirm import Wishes, confirm, require_possible
+from okddip_search.confirm.run import Wishes, confirm, require_possible
 from okddip_search.driver.bridge import StudyBridge, best_of
 from okddip_search.driver.prepare import Request
 from okddip_search.driver.progress import SearchConsole
 from okddip_search.driver.session import Session, open_session
+from okddip_search.driver.summary import print_result
 from okddip_search.driver.work import SearchAgenda
 from okddip_search.errors import UserError
 from okddip_search.export import BestKeeper, keep_best
 from okddip_search.layout import BEST, JOURNAL, LEADER
-from okddip_search.report import try_report
-from okddip_search.result import print_result
+from okddip_search.report.page import try_report
 from okddip_search.study.events import TrialEnd
 from okddip_search.study.study import open_study, require_same_images
 from okddip_search.study.trials import SHARE, trials_in

@@ -10,9 +10,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from okddip_search.console import REFRESH_PER_S
 from okddip_search.formatting import duration, params_text, percent
 from okddip_search.study.events import TrialEnd
+from okddip_search.terminal import REFRESH_PER_S
 
 
 class SearchConsole:

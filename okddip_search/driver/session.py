@@ -24,7 +24,6 @@ from okddip_search.cluster.ray_private import low_memory_survived
 from okddip_search.cluster.remote import call_in_worker
 from okddip_search.cluster.resources import Allotment
 from okddip_search.cluster.signals import Stopped, StopSwitch
-from okddip_search.console import noise_to
 from okddip_search.driver.bridge import StudyBridge
 from okddip_search.driver.prepare import Request, load_data, settle
 from okddip_search.driver.progress import SearchConsole
@@ -34,12 +33,12 @@ from okddip_search.driver.tune import StudyScheduler, StudySearcher, WhenInterru
 from okddip_search.driver.watchdog import Watchdog
 from okddip_search.driver.work import Agenda
 from okddip_search.layout import SPEC, TEACHERS, TRIALS
-from okddip_search.logs import quiet_libraries
 from okddip_search.masking import masked
 from okddip_search.space.model import SearchSpec
 from okddip_search.study.events import Listener
 from okddip_search.study.study import sole_driver
 from okddip_search.study.trials import ends_in
+from okddip_search.terminal import noise_to, quiet_libraries
 from okddip_search.tracking import Tracker
 from okddip_search.tracking.courier import usual_uri
 from okddip_search.tracking.restore import past_trials

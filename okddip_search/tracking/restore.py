@@ -13,14 +13,14 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from okddip_search.contenders import Plan
+from okddip_search.confirm.plan import Plan
 from okddip_search.driver.work import CONTENDER, SEED
 from okddip_search.errors import UserError
 from okddip_search.layout import BEST, CONFIRM, CONFIRMATION, JOURNAL, LEADER, PAGE, SPEC
-from okddip_search.report_sources import read_findings, read_run, read_study
 from okddip_search.space.load import load_space
 from okddip_search.space.model import SearchSpec
 from okddip_search.space.settings import ObjectiveSettings
+from okddip_search.study.reading import read_findings, read_run, read_study
 from okddip_search.study.trials import end_of
 from okddip_search.tracking.record import Record
 from okddip_search.tracking.search_stage import SearchStage

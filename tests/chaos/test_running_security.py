@@ -21,7 +21,7 @@ from test_report_page import UNDRAWN, browser  # noqa: F401
 from test_ui import descendants
 from tracking_helpers import free_port, open_tracker, save_tiny_leader, wait_for
 
-from okddip_search.report import write_report
+from okddip_search.report.page import write_report
 
 sys.path.append(str(Path(__file__).parents[1] / "unit"))
 from report_helpers import REASON, make_confirm, make_search, write_confirm  # noqa: E402

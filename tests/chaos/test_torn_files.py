@@ -8,7 +8,7 @@ from chaos_helpers import SPACE, findings, fresh_copy, look_at, openings
 from click.testing import CliRunner
 from search_helpers import numbers, run, write_space
 
-from okddip_search.cli import cli
+from okddip_search.cli.main import cli
 from okddip_search.errors import UserError
 from okddip_search.export import hand_over
 from okddip_search.space.load import load_space

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from okddip_search.report import write_report
+from okddip_search.report.page import write_report
 
 sys.path.append(str(Path(__file__).parents[1] / "unit"))
 from report_helpers import make_confirm, make_search, write_confirm  # noqa: E402

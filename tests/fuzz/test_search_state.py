@@ -7,14 +7,14 @@ from fuzz_helpers import case, changed, damaged, values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from okddip_search.contenders import Contender, Plan, prepared_data
+from okddip_search.confirm.plan import Contender, Plan, prepared_data
+from okddip_search.confirm.test_set import opened_so_far
 from okddip_search.driver.autotune import Speed, load_speed
 from okddip_search.errors import UserError
 from okddip_search.layout import JOURNAL, SPEED
-from okddip_search.report_sources import read_findings, read_run, read_study
-from okddip_search.sealed import opened_so_far
 from okddip_search.space.load import load_space
 from okddip_search.space.settings import ConfirmSettings
+from okddip_search.study.reading import read_findings, read_run, read_study
 from okddip_search.study.study import open_study
 from okddip_search.study.trials import trials_in
 

@@ -9,8 +9,8 @@ from fuzz_helpers import NASTY_NUMBERS, NASTY_TEXTS, case, changed, damaged, sca
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from okddip_search.cli.explain import first_params
 from okddip_search.errors import UserError
-from okddip_search.plan import first_params
 from okddip_search.space.document import Document
 from okddip_search.space.load import bundled_spaces, load_space
 from trainer.io.yaml import MAX_BYTES

@@ -7,7 +7,7 @@ from pathlib import Path
 from okddip_search.cluster.resources import Share
 from okddip_search.driver.bridge import StudyBridge
 from okddip_search.driver.work import SearchAgenda
-from okddip_search.report import write_report
+from okddip_search.report.page import write_report
 from okddip_search.space.load import load_space
 from okddip_search.study.study import open_study, require_same_images
 from trainer.data.base import DevelopmentData

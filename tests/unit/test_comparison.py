@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from okddip_search.comparison import (
+from okddip_search.confirm.statistics import (
     Comparison,
     Finding,
     Scores,

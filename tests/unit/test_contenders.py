@@ -4,7 +4,7 @@ import pytest
 from optuna.trial import TrialState
 
 from okddip_search.algorithms.seeds import trial_seed
-from okddip_search.contenders import (
+from okddip_search.confirm.plan import (
     LONGER_SINGLE,
     PAPER,
     Plan,

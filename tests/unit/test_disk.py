@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 import trainer.engine.checkpoint
-from okddip_search import disk
+from okddip_search.cli import disk
 from okddip_search.space.load import load_space
 from trainer.config.data import DataConfig
 from trainer.config.train import TrainConfig

@@ -7,9 +7,8 @@ import pytest
 from optuna.trial import TrialState
 
 from okddip_search.cluster.resources import Allotment
-from okddip_search.contenders import PAPER, Contender, Plan
-from okddip_search.driver.work import CONTENDER, SEED
-from okddip_search.findings import (
+from okddip_search.confirm.plan import PAPER, Contender, Plan
+from okddip_search.confirm.results import (
     best_run,
     choose_winner,
     collect_runs,
@@ -17,7 +16,8 @@ from okddip_search.findings import (
     leader_name,
     rivals_of,
 )
-from okddip_search.result import print_findings
+from okddip_search.confirm.summary import print_findings
+from okddip_search.driver.work import CONTENDER, SEED
 from okddip_search.space.settings import ConfirmSettings, ObjectiveSettings
 from okddip_search.study.study import open_fixed_study
 from okddip_search.study.trials import REASON

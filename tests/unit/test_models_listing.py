@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 from test_models import PUBLISHED
 
-from okddip_search.cli import cli
+from okddip_search.cli.main import cli
 from trainer.registry import METHODS, MODELS
 
 # Millions of multiply-adds at native size, as published or as torchvision documents them.

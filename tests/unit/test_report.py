@@ -24,9 +24,9 @@ from report_helpers import (
 
 from okddip_search.errors import UserError
 from okddip_search.layout import JOURNAL
-from okddip_search.report import render, write_report
-from okddip_search.report_charts import make_charts
-from okddip_search.report_sources import read_sources
+from okddip_search.report.charts import make_charts
+from okddip_search.report.page import render, write_report
+from okddip_search.report.sources import read_sources
 from trainer.io.files import exclusive_lock
 
 
@@ -172,7 +172,7 @@ class TestReading:
 
     def test_needs_neither_torch_nor_ray_nor_mlflow(self):
         check = (
-            "import sys, okddip_search.report\n"
+            "import sys, okddip_search.report.page\n"
             "print([m for m in ('torch', 'ray', 'mlflow') if m in sys.modules])"
         )
         told = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True)

@@ -24,7 +24,7 @@ from security_helpers import ESCAPES, MARKUP, PLANTED, acting_characters, plant
 from test_sources import cifar_root
 from torchvision import datasets
 
-from okddip_search.contenders import Plan
+from okddip_search.confirm.plan import Plan
 from okddip_search.errors import UserError
 from okddip_search.export import export
 from okddip_search.masking import MaskedFormatter, masked
@@ -323,8 +323,8 @@ class TestTerminal:
 
     @pytest.mark.parametrize("is_terminal", [True, False], ids=["terminal", "plain"])
     def test_the_running_search_shows_strangers_words_as_they_are(self, is_terminal):
-        from okddip_search.console import Terminal
         from okddip_search.driver.progress import SearchConsole
+        from okddip_search.terminal import Terminal
 
         file = io.StringIO()
         terminal = Terminal(file=file, width=400, force_terminal=is_terminal, color_system=None)
@@ -342,7 +342,7 @@ class TestTerminal:
         assert "\x1b[2J" not in told and "\x1b]" not in told
 
     def test_the_result_shows_strangers_words_as_they_are(self):
-        from okddip_search.console import Terminal
+        from okddip_search.terminal import Terminal
 
         file = io.StringIO()
         Terminal(file=file, width=400).print(f"Given up: {PLANTED}", style="red")
@@ -352,7 +352,7 @@ class TestTerminal:
         "arguments", [["--space", PLANTED], ["--no-such" + ESCAPES], ["report", PLANTED]]
     )
     def test_a_mistake_is_told_without_obeying_it(self, tmp_path, arguments):
-        code = "from okddip_search.cli import main; main()"
+        code = "from okddip_search.cli.main import main; main()"
         done = subprocess.run(
             [sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True
         )

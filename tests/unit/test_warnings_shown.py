@@ -5,7 +5,7 @@ import logging
 import optuna
 import pytest
 
-from okddip_search.logs import quiet_libraries
+from okddip_search.terminal import quiet_libraries
 from okddip_search.tracking.record import Record
 
 

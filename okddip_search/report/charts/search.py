@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from okddip_search.formatting import value_text
-from okddip_search.report_style import (
+from okddip_search.report.charts.style import (
     BLACK,
     BLUE,
     FAINT,

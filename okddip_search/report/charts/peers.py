@@ -5,14 +5,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from okddip_search.report_search_charts import (
-    Trial,
-    curves_to_draw,
-    lines,
-    markers,
-    params_hover,
-)
-from okddip_search.report_style import (
+from okddip_search.report.charts.search import Trial, curves_to_draw, lines, markers, params_hover
+from okddip_search.report.charts.style import (
     BLUE,
     FAINT,
     GREEN,

@@ -5,15 +5,11 @@ copied up to the last whole line, and the copy is what Optuna opens.
 """
 
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 
 from okddip_search.driver.autotune import load_speed
@@ -22,19 +18,13 @@ from okddip_search.layout import (
     CONFIRM,
     CONFIRMATION,
     JOURNAL,
-    RESULT,
     SPEC,
-    STATE,
     TRACKING,
-    TRIALS,
 )
 from okddip_search.space.load import load_space
 from okddip_search.space.model import SearchSpec
+from okddip_search.study.reading import read_findings, read_run, read_study
 from okddip_search.tracking.journal import read as read_operations
-from trainer.io.files import read_json
-from trainer.io.text import shown
-
-CONFIRM_FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -90,54 +80,6 @@ def read_sources(directory: Path) -> Sources:
         driver=_living_driver(directory / "lock"),
         speed=_read_speed(directory),
     )
-
-
-def read_study(journal: Path) -> tuple[list[FrozenTrial], dict[str, Any]]:
-    """Return the trials of a study, by number, and its user attributes.
-
-    Raises:
-        UserError: The journal is damaged before its last line.
-        OSError: It cannot be read.
-    """
-    content = journal.read_bytes()
-    with tempfile.TemporaryDirectory(prefix="okddip-report-") as folder:
-        copy = Path(folder, JOURNAL)
-        copy.write_bytes(content[: content.rfind(b"\n") + 1])
-        try:
-            storage = JournalStorage(JournalFileBackend(str(copy)))
-            names = optuna.get_all_study_names(storage)
-            if not names:
-                return [], {}
-            study = optuna.load_study(study_name=names[0], storage=storage)
-            return study.get_trials(deepcopy=False), study.user_attrs
-        except Exception as error:  # where a line is no record, Optuna raises whatever comes
-            text = f"{journal} is damaged: {shown(str(error) or type(error).__name__, 300)}"
-            raise UserError(text, "Restore it from a copy.") from None
-
-
-def read_run(directory: Path, number: int) -> Mapping[str, Any] | None:
-    """Read a finished run's result, or the checkpoint of one that runs or was given up."""
-    for name in (RESULT, STATE):
-        try:
-            run = read_json(directory / TRIALS / str(number) / name)
-        except (OSError, ValueError):  # not there (yet), or damaged: the study still has the trial
-            continue
-        if isinstance(run, dict) and run.get("history"):
-            return run
-    return None
-
-
-def read_findings(path: Path) -> tuple[Mapping[str, Any] | None, str]:
-    """Return what a confirmation found out, or why that cannot be said."""
-    if not path.exists():
-        return None, ""
-    try:
-        confirm = read_json(path)
-        if confirm["format"] != CONFIRM_FORMAT:
-            return None, f"{CONFIRM}/{CONFIRMATION} was written by another version of okddip-search"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return None, f"{CONFIRM}/{CONFIRMATION} cannot be read: {error}"
-    return confirm, ""
 
 
 def _read_speed(directory: Path) -> str:

@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from okddip_search.report_search_charts import Trial, by_state, markers, params_hover, shown_value
-from okddip_search.report_style import (
+from okddip_search.report.charts.search import Trial, by_state, markers, params_hover, shown_value
+from okddip_search.report.charts.style import (
     BLUE,
     SEQUENTIAL,
     STATES,

@@ -9,12 +9,12 @@ from typing import Any
 
 from optuna.trial import TrialState
 
-from okddip_search.contenders import Contender
+from okddip_search.confirm.plan import Contender
+from okddip_search.confirm.results import name_in_words
 from okddip_search.driver.progress import SearchConsole
 from okddip_search.driver.session import Session
 from okddip_search.driver.work import CONTENDER, SEED, FixedAgenda
 from okddip_search.export import hand_over
-from okddip_search.findings import name_in_words
 from okddip_search.layout import BEST, CONFIRM, FACTS, FINAL, LEADER, TRIALS
 from okddip_search.study.study import open_fixed_study
 from okddip_search.study.trials import REASON, runs_with

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from okddip_search import report_confirm_charts as of_confirm
-from okddip_search import report_parameter_charts as of_parameters
-from okddip_search import report_peer_charts as of_peers
-from okddip_search import report_search_charts as of_search
-from okddip_search.report_style import Figure
+from okddip_search.report.charts import confirm as of_confirm
+from okddip_search.report.charts import parameters as of_parameters
+from okddip_search.report.charts import peers as of_peers
+from okddip_search.report.charts import search as of_search
+from okddip_search.report.charts.style import Figure
 
 NO_CURVES = "No trial has reported an epoch yet."
 NO_GROUP = "No trial trains a group of networks, so there are no peers to compare."

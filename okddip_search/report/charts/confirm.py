@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from okddip_search.report_style import (
+from okddip_search.report.charts.style import (
     BLACK,
     BLUE,
     FAINT,

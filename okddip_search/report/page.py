@@ -16,11 +16,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from okddip_search.formatting import percent, value_text
+from okddip_search.formatting import moment, percent, points, seconds, si, spread, value_text
 from okddip_search.layout import DATA, PAGE
-from okddip_search.report_charts import make_charts
-from okddip_search.report_data import collect
-from okddip_search.report_sources import read_sources
+from okddip_search.report.charts import make_charts
+from okddip_search.report.data import collect
+from okddip_search.report.sources import read_sources
 from trainer.io.files import write_atomically, write_json
 
 logger = logging.getLogger(__name__)
@@ -58,26 +58,29 @@ def try_report(search_dir: Path, say: Callable[[str], None]) -> Path | None:
 def render(data: Mapping[str, Any]) -> str:
     """Return the page for ``report_data.collect``'s values."""
     environment = Environment(
-        loader=PackageLoader("okddip_search"),
+        loader=PackageLoader("okddip_search.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
+    filters: dict[str, Callable[[Any], str]] = {
         "percent": lambda share: unbroken(percent(share)),
         "points": points,
-        "spread": spread,
-        "seconds": seconds,
+        "spread": lambda summary: unbroken(spread(summary)),
+        "seconds": lambda value: unbroken(seconds(value)),
         "count": lambda value: "–" if value is None else f"{value:,}",
         "value": lambda value: "–" if value is None else value_text(value),
         "si": si,
         "moment": moment,
     }
+    environment.filters |= filters
     charts = make_charts(data)
     figures = {name: chart.figure for name, chart in charts.items() if chart.figure}
     template = environment.get_template("report.html.j2")
-    own_script = (files("okddip_search") / "templates" / "report.js").read_text(encoding="utf-8")
+    own_script = (files("okddip_search.report") / "templates" / "report.js").read_text(
+        encoding="utf-8"
+    )
     scripts = [get_plotlyjs(), own_script]
     return template.render(
         **data,
@@ -101,44 +104,3 @@ def script_hash(script: str) -> str:
 def unbroken(words: str) -> str:
     """Keep a number and its unit on one line."""
     return words.replace(" ", "\u00a0")
-
-
-def points(share: float | None) -> str:
-    """Format a difference of shares in points, with its sign."""
-    return "–" if share is None else f"{100 * share:+.2f}".replace("-", "−")
-
-
-def spread(summary: Mapping[str, Any] | None) -> str:
-    """Format mean ± standard deviation of shares, in percent."""
-    if not summary or summary["mean"] is None:
-        return "–"
-    mean = f"{100 * summary['mean']:.2f}"
-    sd = "" if summary["sd"] is None else f" ± {100 * summary['sd']:.2f}"
-    return unbroken(f"{mean}{sd} %")
-
-
-def seconds(value: float | None) -> str:
-    """Format a time with its units: seconds below two minutes, then minutes, then hours."""
-    if value is None:
-        return "–"
-    if value < 120:
-        return unbroken(f"{value:.1f} s")
-    minutes, rest_s = divmod(round(value), 60)
-    if minutes < 120:
-        return unbroken(f"{minutes} min {rest_s} s")
-    return unbroken(f"{minutes // 60:,} h {minutes % 60} min")
-
-
-def si(value: float | None) -> str:
-    """Format a large count with three digits: ``19.6 k``, ``1.23 M``."""
-    if value is None:
-        return "–"
-    for factor, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if value >= factor:
-            return f"{value / factor:.3g}{unit}"
-    return f"{value:g}"
-
-
-def moment(value: str | None) -> str:
-    """Format an ISO time without its ``T`` and fractions of a second."""
-    return "–" if value is None else value.replace("T", " ").split(".")[0].removesuffix("+00:00")

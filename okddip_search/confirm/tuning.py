@@ -5,16 +5,16 @@ from typing import Any
 
 from optuna.trial import TrialState
 
-from okddip_search.contenders import Contender, best_config
+from okddip_search.confirm.plan import Contender, best_config
 from okddip_search.driver.progress import SearchConsole
 from okddip_search.driver.session import Session
 from okddip_search.driver.work import SearchAgenda
 from okddip_search.errors import UserError
-from okddip_search.findings import study_seconds
 from okddip_search.layout import TUNING
 from okddip_search.space.baselines import rival_spec
 from okddip_search.space.model import SearchSpec
 from okddip_search.space.settings import ConfirmSettings
+from okddip_search.study.reading import study_seconds
 from okddip_search.study.study import open_study
 from okddip_search.study.trials import trials_in
 

@@ -15,20 +15,8 @@ from typing import Any, Literal
 from optuna.trial import TrialState
 
 from okddip_search.cluster.signals import Stopped
-from okddip_search.contenders import (
-    LONGER_SINGLE,
-    Plan,
-    agreed_settings,
-    choose,
-    longer_single,
-)
-from okddip_search.driver.prepare import Request
-from okddip_search.driver.progress import SearchConsole
-from okddip_search.driver.session import Session, open_session
-from okddip_search.driver.work import CONTENDER, SEED, FixedAgenda
-from okddip_search.errors import UserError
-from okddip_search.export import hand_over
-from okddip_search.findings import (
+from okddip_search.confirm.plan import LONGER_SINGLE, Plan, agreed_settings, choose, longer_single
+from okddip_search.confirm.results import (
     FORMAT,
     Run,
     choose_winner,
@@ -38,13 +26,9 @@ from okddip_search.findings import (
     measure_leaders,
     rivals_of,
 )
-from okddip_search.formatting import percent
-from okddip_search.layout import BEST, CONFIRM, CONFIRMATION, OPENINGS, TRIALS
-from okddip_search.masking import masked
-from okddip_search.report import try_report
-from okddip_search.result import print_findings, spread
-from okddip_search.retrain import retrained
-from okddip_search.sealed import (
+from okddip_search.confirm.retrain import retrained
+from okddip_search.confirm.summary import print_findings
+from okddip_search.confirm.test_set import (
     known_tests,
     opened_so_far,
     reopen_refused,
@@ -52,11 +36,21 @@ from okddip_search.sealed import (
     require_test_set,
     test_leaders,
 )
+from okddip_search.confirm.tuning import tune_rivals, tuning_seconds
+from okddip_search.driver.prepare import Request
+from okddip_search.driver.progress import SearchConsole
+from okddip_search.driver.session import Session, open_session
+from okddip_search.driver.work import CONTENDER, SEED, FixedAgenda
+from okddip_search.errors import UserError
+from okddip_search.export import hand_over
+from okddip_search.formatting import percent, spread
+from okddip_search.layout import BEST, CONFIRM, CONFIRMATION, OPENINGS, TRIALS
+from okddip_search.masking import masked
+from okddip_search.report.page import try_report
 from okddip_search.space.model import SearchSpec
 from okddip_search.study.events import TrialEnd
 from okddip_search.study.study import open_fixed_study, open_study, require_same_images
 from okddip_search.study.trials import died, runs_with, trials_in
-from okddip_search.tuned import tune_rivals, tuning_seconds
 from trainer.io.files import read_json, write_json
 
 ENDED = (TrialState.COMPLETE, TrialState.FAIL)

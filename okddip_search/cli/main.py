@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from okddip_search.cluster.signals import STOPPED, quit_on_signals
-from okddip_search.console import echo
 from okddip_search.errors import UserError
 from okddip_search.export import FORMATS
 from okddip_search.export import export as run_export
@@ -22,6 +21,7 @@ from okddip_search.masking import masked
 from okddip_search.space.changes import left_as_it_was, require_unchanged
 from okddip_search.space.load import bundled_spaces, load_space, summary_of
 from okddip_search.space.model import SearchSpec
+from okddip_search.terminal import echo
 from trainer.__main__ import main as train
 from trainer.io.files import expanded
 
@@ -86,7 +86,7 @@ def cli(
         sets = (*sets, f"resources.gpus_per_trial={gpus_per_trial}")
     spec, directory = _resolve(space, sets, trials, timeout, name, out, resume)
     if explain:
-        from okddip_search.plan import explain_search
+        from okddip_search.cli.explain import explain_search
 
         explained = replace(spec, confirm=None) if no_confirm else spec
         explain_search(explained, directory, gpus=gpus, tracking_uri=tracking_uri)
@@ -200,7 +200,7 @@ def confirm(
     if methods is not None:
         changes["methods"] = [name.strip() for name in methods.split(",") if name.strip()]
     quit_on_signals()
-    from okddip_search.confirm import Wishes, run_confirm
+    from okddip_search.confirm.run import Wishes, run_confirm
 
     request = _request(spec, directory, True, gpus, tracking_uri, address)
     context.exit(run_confirm(request, Wishes(changes, open_test_again, retrain_on_all, anew)))
@@ -210,7 +210,7 @@ def confirm(
 @click.argument("directory", metavar="DIR", type=DIRECTORY)
 def report(directory: Path) -> None:
     """Write report.html and report.json of the search in DIR, finished or not."""
-    from okddip_search.report import write_report
+    from okddip_search.report.page import write_report
 
     echo(f"wrote {write_report(directory)}")
 
@@ -266,7 +266,7 @@ def models(as_json: bool) -> None:
     Groups count the two projections of OKDDip. MACs are the multiply-adds of the convolutions and
     linear layers of one network, for one image of the size it was published for.
     """
-    from okddip_search.listing import show_models
+    from okddip_search.cli.listing import show_models
 
     show_models(as_json=as_json)
 
@@ -275,7 +275,7 @@ def models(as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def methods(as_json: bool) -> None:
     """List the training methods."""
-    from okddip_search.listing import show_methods
+    from okddip_search.cli.listing import show_methods
 
     show_methods(as_json=as_json)
 

@@ -22,8 +22,8 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from okddip_search.algorithms.pruners import PRUNE_FROM, RAMP_WEIGHT
 from okddip_search.masking import masked
-from okddip_search.report_confirm_data import cost, failed_runs, noise_floor, winners_curse
-from okddip_search.report_sources import Sources
+from okddip_search.report.confirm_data import cost, failed_runs, noise_floor, winners_curse
+from okddip_search.report.sources import Sources
 from okddip_search.study.trials import FINGERPRINT, PAPER_KEY, REASON
 from trainer.config.train import TrainConfig
 from trainer.io.text import visible

@@ -13,13 +13,20 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from okddip_search.cluster.resources import Allotment
-from okddip_search.comparison import Scores, compare, noise_floor, pick_winner, summary, verdict
-from okddip_search.contenders import PAPER, Contender, Plan
+from okddip_search.confirm.plan import PAPER, Contender, Plan
+from okddip_search.confirm.statistics import (
+    Scores,
+    compare,
+    noise_floor,
+    pick_winner,
+    summary,
+    verdict,
+)
 from okddip_search.driver.work import CONTENDER, SEED
-from okddip_search.layout import CONFIRM, LEADER, RESULT, STATE, TRIALS
+from okddip_search.layout import CONFIRM, LEADER, TRIALS
 from okddip_search.space.settings import ObjectiveSettings
+from okddip_search.study.reading import study_seconds, training_seconds
 from okddip_search.study.trials import REASON, SHARE, best_trial
-from trainer.io.files import read_json
 
 
 def measure_leaders(leader_dirs: list[str]) -> list[dict[str, Any]]:
@@ -107,17 +114,6 @@ def _run(trial: FrozenTrial, home: Path, tests: Mapping[str, float]) -> Run:
         seconds=training_seconds(home / TRIALS / str(trial.number)),
         reason=trial.user_attrs.get(REASON, ""),
     )
-
-
-def training_seconds(run_dir: Path) -> float | None:
-    """Return how long a run has trained (evaluation included), or None where it saved nothing."""
-    for name in (RESULT, STATE):
-        try:
-            history = read_json(run_dir / name)["history"]
-            return float(sum(report["seconds"] for report in history))
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return None
 
 
 def scores(runs: Sequence[Run], of: str) -> dict[int, float]:
@@ -255,12 +251,6 @@ def _search_cost(search: optuna.Study, search_dir: Path) -> dict[str, Any]:
         "gpus": share.get("gpus"),
         "cpus": share.get("cpus"),
     }
-
-
-def study_seconds(study: optuna.Study, home: Path) -> float:
-    """Return the training seconds of all trials of a study, ended or not."""
-    numbers = [trial.number for trial in study.get_trials(deepcopy=False)]
-    return sum(training_seconds(home / TRIALS / str(number)) or 0.0 for number in numbers)
 
 
 def _judgement(plan: Plan, runs: Mapping[str, Sequence[Run]], winner: str | None) -> dict[str, Any]:

@@ -4,15 +4,15 @@ from pathlib import Path
 
 import optuna
 
+from okddip_search.cli.disk import estimate_disk, most_runs
 from okddip_search.cluster.resources import Node, allot, count_cpus, count_gpus
-from okddip_search.console import echo
-from okddip_search.disk import estimate_disk, most_runs
 from okddip_search.driver.autotune import left_to_timing, load_speed
 from okddip_search.formatting import duration, params_text
 from okddip_search.layout import BEST, DATA, JOURNAL, PAGE, SPEC, SPEED
 from okddip_search.masking import masked
 from okddip_search.space.model import SearchSpec
 from okddip_search.space.settings import ConfirmSettings
+from okddip_search.terminal import echo
 from okddip_search.tracking.store import store_uri
 
 SAMPLES = 3

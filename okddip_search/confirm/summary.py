@@ -1,0 +1,103 @@
+"""What a confirmation found, in words."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from okddip_search.formatting import percent, spread
+
+
+def print_findings(console: Console, found: Mapping[str, Any], directory: Path) -> None:
+    """Print what a confirmation found out; the verdict comes last.
+
+    Args:
+        console: Where to.
+        found: The document of ``confirm/confirm.json``.
+        directory: Of the search, as a person would type it.
+    """
+    console.print(_findings_table(found))
+    for contender in found["contenders"]:
+        for run in contender["runs"]:
+            if run["state"] == "failed":
+                console.print(f"{contender['label']}, seed {run['seed']} failed: "
+                              f"{run['reason']}")  # fmt: skip
+    if any(_is_clear_alone(comparison) for comparison in found["comparisons"]):
+        console.print(
+            "An interval is that of one rival alone; what the winner is was corrected for all of "
+            "them, so an interval may leave out 0 within the noise"
+        )
+    best, floor = found["search_best"], found["noise_floor"]
+    console.print(
+        f"The search's best value, {best['label']}: {percent(best['value'])}; its mean over fresh "
+        f"seeds: {percent(best['confirmed_mean'])} ({found['objective']['words']}, validation)"
+    )
+    if floor is not None:
+        console.print(
+            f"Noise: one setting ({floor['contender']}) over {floor['n']} seeds has a "
+            f"standard deviation of {100 * floor['sd']:.2f} points on the test set"
+        )
+    openings = len(found["openings"])
+    console.print(
+        f"The sealed test set was opened {'once' if openings == 1 else f'{openings} times'}"
+    )
+    if not best["is_still_best"]:
+        console.print(
+            f"The search has gone on since: this is of its first {found['search_trials']} trials"
+        )
+    leader = found["leader"]
+    final = "retrained on train + validation" if found["retrained"] else f"seed {leader['seed']}"
+    console.print(
+        f"Next:  okddip-search export {directory} --output best.yaml   "
+        f"({found['winner']}, {final})\n"
+        f"       open {directory}/report.html"
+    )
+    if found["verdict"] is not None:
+        console.print(f"Verdict: {found['verdict']['sentence']}", style="bold")
+
+
+def _findings_table(found: Mapping[str, Any]) -> Table:
+    table = Table(
+        box=None,
+        pad_edge=False,
+        header_style="dim",
+        title=f"Leader's accuracy over {len(found['seeds'])} seeds "
+        f"(validation: {found['objective']['words']}; mean ± standard deviation)",
+        title_justify="left",
+    )
+    columns = ("", "method", "validation", "test", "winner − it, points (95 %)", "the winner is",
+               "s a run", "leader's\nparameters")  # fmt: skip
+    for index, heading in enumerate(columns):
+        table.add_column(heading, justify="left" if index in (0, 1, 5) else "right")
+    compared = {comparison["rival"]: comparison for comparison in found["comparisons"]}
+    for contender in found["contenders"]:
+        label, cost = contender["label"], contender["cost"]
+        is_winner = label == found["winner"]
+        seconds, size = cost["training_s_per_run"], cost["leader_parameters"]
+        table.add_row(
+            label,
+            contender["method"],
+            spread(contender["validation"]),
+            spread(contender["test"]),
+            *(("", "the winner") if is_winner else _difference(compared.get(label))),
+            "–" if seconds is None else f"{seconds:.1f}",
+            "–" if size is None else f"{size:,}",
+            style="bold" if is_winner else None,
+        )
+    return table
+
+
+def _is_clear_alone(comparison: Mapping[str, Any]) -> bool:
+    low, high = comparison["low"], comparison["high"]
+    return comparison["verdict"] == "within noise" and low is not None and low * high > 0
+
+
+def _difference(comparison: Mapping[str, Any] | None) -> tuple[str, str]:
+    if comparison is None or comparison["difference"] is None:
+        return "", ""
+    text = f"{100 * comparison['difference']:+.2f}"
+    if comparison["low"] is not None:
+        text += f" ({100 * comparison['low']:+.2f} to {100 * comparison['high']:+.2f})"
+    return text, comparison["words"].partition(":")[0]
