@@ -9,6 +9,8 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from okddip_search import __version__
+
 ROOT = Path(__file__).parents[2]
 MAKE = re.compile(r"\bmake \w+(?: \w+=\w+)*")  # a call, with the variables it sets
 
@@ -58,3 +60,20 @@ def test_a_commit_is_checked_by_all_that_make_lint_runs():
     in_hooks = {hook["entry"].split()[0].removeprefix(".venv/bin/") for hook in hooks}
     assert in_lint
     assert in_lint <= in_hooks
+
+
+def test_the_changelogs_newest_version_is_this_one():
+    headings = re.findall(r"^## \[(.+)\]", read("CHANGELOG.md"), re.MULTILINE)
+    assert headings[:2] == ["Unreleased", __version__]
+
+
+def test_links_between_documents_lead_somewhere():
+    documents = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+    broken = [
+        (document.name, link)
+        for document in documents
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)", document.read_text(encoding="utf-8"))
+        if not (document.parent / link).exists()
+    ]
+    assert len(documents) > 2
+    assert broken == []
