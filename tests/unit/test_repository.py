@@ -77,3 +77,25 @@ def test_links_between_documents_lead_somewhere():
     ]
     assert len(documents) > 2
     assert broken == []
+
+
+def test_every_place_that_the_guide_sends_contributors_to_exists():
+    places = list(places_in_the_guide())
+    assert len(places) > 40
+    assert [place for place in places if not any(ROOT.glob(place))] == []
+
+
+def places_in_the_guide():
+    """Yield a pattern for each path in CONTRIBUTING's tables.
+
+    A table headed by a package has paths inside it; a test may be named without its folder.
+    """
+    package = ""
+    for line in read("CONTRIBUTING.md").splitlines():
+        if header := re.fullmatch(r"\| `(\w+/)` \| \|", line):
+            package = header[1]
+        elif line.startswith("| to add"):
+            package = ""
+        elif line.startswith("|"):
+            for path in re.findall(r"`([\w./]+(?:/|\.py))`", line):
+                yield package + path if package or "/" in path else f"tests/**/{path}"
