@@ -6,6 +6,8 @@ a user's own value wins.
 
 import os
 
+__version__ = "0.1.0"
+
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # no telemetry
     "RAY_AUTH_MODE": "token",  # Ray's ports listen on all interfaces

@@ -11,18 +11,18 @@ from typing import Any
 Figure = dict[str, Any]
 """``data`` and ``layout`` as plotly.js takes them."""
 
-BLUE, ORANGE, GREEN, VERMILLION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 SKY, PURPLE, YELLOW, BLACK, GREY = "#56B4E9", "#CC79A7", "#F0E442", "#1a1a1a", "#8c8c8c"
 MEMBERS = {"leader": BLUE, "peers": ORANGE, "ensemble": GREEN}
-SERIES = (BLUE, ORANGE, GREEN, PURPLE, VERMILLION, SKY, BLACK, YELLOW)
-STATES = {"complete": BLUE, "pruned": VERMILLION, "failed": BLACK, "running": GREY}
+SERIES = (BLUE, ORANGE, GREEN, PURPLE, VERMILION, SKY, BLACK, YELLOW)
+STATES = {"complete": BLUE, "pruned": VERMILION, "failed": BLACK, "running": GREY}
 SYMBOLS = {
     "complete": "circle",
     "pruned": "x-thin-open",
     "failed": "square",
     "running": "circle-open",
 }
-VERDICTS = {"better": BLUE, "worse": VERMILLION, "within noise": GREY}
+VERDICTS = {"better": BLUE, "worse": VERMILION, "within noise": GREY}
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 GRID, INK, FAINT = "#e8e8e8", "#2b2b2b", "#8a8f98"
 SEQUENTIAL = [[0, "#d5e3ec"], [0.5, "#3b8fc0"], [1, "#00263d"]]
