@@ -15,7 +15,6 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
 from okddip_search.masking import MaskedFormatter
-from okddip_search.tracking.record import log as tracking_log
 from trainer.io.text import visible
 
 
@@ -28,7 +27,7 @@ class _Teller(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         # The tracking's record tells the user itself (`on_trouble`).
-        if not record.exc_info and record.name != tracking_log.name:
+        if not record.exc_info and record.name != logging.getLogger("okddip_search.tracking").name:
             self._say(record.getMessage())
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from okddip_search.cluster.signals import STOPPED, quit_on_signals
+from okddip_search.environment import protect_files
 from okddip_search.errors import UserError
 from okddip_search.export import FORMATS
 from okddip_search.export import export as run_export
@@ -285,6 +286,7 @@ cli.add_command(train, "train")
 
 def main() -> None:
     """Run the command; a user's mistake is told and exits 2, without a traceback."""
+    protect_files()
     code = _run()
     # All is written and closed by now. Python itself would take 2 s more to take apart what torch
     # and MLflow have loaded, with the user waiting.

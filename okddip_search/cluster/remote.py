@@ -9,6 +9,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from okddip_search.cluster.ray_cluster import KEPT
 from okddip_search.cluster.signals import StopSwitch
 from okddip_search.cluster.waiting import Wait
+from okddip_search.environment import protect_files
 from okddip_search.errors import UserError
 
 T = TypeVar("T")
@@ -61,6 +62,7 @@ def _placed_then_called(
 ) -> Iterator[T | None]:
     """Yield once when a worker has begun, and then what the function returns."""
     yield None
+    protect_files()
     yield function(*arguments, **named)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from ray.tune import Trainable
 
 from okddip_search.driver.retries import Cause
+from okddip_search.environment import protect_files
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class OKDDipTrial(Trainable):  # type: ignore[misc]
             trials_dir: Each trial has a directory in it, named by its number.
             teachers_dir: Where the teachers of ``kd`` are kept, shared by all phases of a search.
         """
+        protect_files()
         self._assignment = config
         self._arrays = arrays
         self._trials_dir = Path(trials_dir)

@@ -403,9 +403,12 @@ class TestSecrets:
         assert "hunter22" not in stream.getvalue() and "ValueError" in stream.getvalue()
 
 
+PROTECT = "from okddip_search.environment import protect_files; protect_files()"
+
+
 class TestModes:
     def test_nothing_is_for_others_to_write_even_with_umask_000(self, tmp_path):
-        code = "import okddip_search, os; os.mkdir('d'); open('d/f', 'w').close()"
+        code = f"import os; {PROTECT}; os.mkdir('d'); open('d/f', 'w').close()"
         subprocess.run(
             [sys.executable, "-c", f"import os; os.umask(0)\n{code}"], cwd=tmp_path, check=True,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -414,7 +417,7 @@ class TestModes:
         assert (tmp_path / "d" / "f").stat().st_mode & 0o777 == 0o664
 
     def test_a_stricter_umask_stays(self, tmp_path):
-        code = "import os; os.umask(0o077); import okddip_search; open('f', 'w').close()"
+        code = f"import os; os.umask(0o077); {PROTECT}; open('f', 'w').close()"
         subprocess.run(
             [sys.executable, "-c", code], cwd=tmp_path, check=True,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
