@@ -4,6 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+UV := $(or $(shell command -v uv 2>/dev/null),$(BIN)/uv)
 
 .PHONY: demo test unit fuzz e2e chaos lint install clean
 
@@ -35,7 +36,8 @@ install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(if $(filter $(BIN)/%,$(UV)),$(BIN)/pip install --quiet --constraint constraints.txt uv)
+	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 clean:
