@@ -356,7 +356,7 @@ class TestTerminal:
         done = subprocess.run(
             [sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True
         )
-        assert done.returncode == 2 and "\\x1b[2J" in done.stderr
+        assert done.returncode == 2 and "\\x1b]0;owned" in done.stderr
         assert not acting_characters(done.stderr + done.stdout)
         assert "Traceback" not in done.stderr
 
