@@ -84,7 +84,8 @@ def by_debian(version: str) -> Interpreter | None:
     if not (DEBIAN / "unpacked").exists():
         packages = "python3-venv,make,git,procps,ca-certificates"
         output("debootstrap", "--variant=minbase", f"--include={packages}", "testing", DEBIAN)
-        shutil.copy("/etc/resolv.conf", DEBIAN / "etc")
+        for file in ("etc/resolv.conf", "etc/ssl/certs/ca-certificates.crt"):
+            shutil.copy(Path("/", file), DEBIAN / file)  # the network is reached as from here
         (DEBIAN / "unpacked").touch()
     python = f"/usr/bin/python{version}"
     prefix = ("unshare", "--mount", "bash", "-ec", IN_DEBIAN, DEBIAN)

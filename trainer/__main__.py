@@ -5,6 +5,8 @@ from pathlib import Path
 
 import click
 
+from trainer.io.posix import require_posix
+
 
 @click.command()
 @click.argument("config_path", metavar="CONFIG", type=click.Path(path_type=Path))
@@ -18,6 +20,7 @@ import click
 @click.option("--open-test", is_flag=True, help="Afterwards evaluate on the sealed test set, once.")
 def main(config_path: Path, out_dir: Path | None, open_test: bool) -> None:
     """Train the group that CONFIG (YAML) describes, and write its leader and result.json."""
+    require_posix()
     from trainer.config.strict import ConfigError
     from trainer.data.images import DataError
     from trainer.engine.checkpoint import CheckpointError
@@ -42,7 +45,7 @@ def main(config_path: Path, out_dir: Path | None, open_test: bool) -> None:
 def _train(config_path: Path, out_dir: Path, open_test: bool) -> None:
     from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from trainer import sealed_test
+    from trainer import test_set
     from trainer.config.load import load_config
     from trainer.data.load import load_development_data
     from trainer.engine.run import TrainingRun
@@ -74,7 +77,7 @@ def _train(config_path: Path, out_dir: Path, open_test: bool) -> None:
     )
     if open_test:
         log = out_dir / "test_openings.jsonl"
-        [result] = sealed_test.open_test(
+        [result] = test_set.open_test(
             [out_dir / "leader"],
             config.data,
             log=log,

@@ -1,1 +1,5 @@
 """The command."""
+
+from trainer.io.posix import require_posix
+
+require_posix()

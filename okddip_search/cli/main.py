@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from okddip_search import __version__
 from okddip_search.cluster.signals import STOPPED, quit_on_signals
 from okddip_search.environment import protect_files
 from okddip_search.errors import UserError
@@ -279,6 +280,16 @@ def methods(as_json: bool) -> None:
     from okddip_search.cli.listing import show_methods
 
     show_methods(as_json=as_json)
+
+
+@cli.command()
+@click.option("--verbose", is_flag=True, help="Also the machine, to paste into a bug report.")
+def version(verbose: bool) -> None:
+    """Print the version; with --verbose, also of Python, PyTorch, Ray, the driver and so on."""
+    from okddip_search.cli.machine import describe_machine
+
+    for name, words in describe_machine() if verbose else [("okddip-search", __version__)]:
+        echo(f"{name:<14} {words}")
 
 
 cli.add_command(train, "train")

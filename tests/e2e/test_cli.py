@@ -1,7 +1,10 @@
 """What a user meets at the command line before any search starts."""
 
+import socket
 import subprocess
 import sys
+from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 from search_helpers import SPACE, run, write_space
@@ -9,7 +12,9 @@ from search_helpers import SPACE, run, write_space
 from okddip_search.space.load import bundled_spaces
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--explain"], ["spaces"], ["train", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--explain"], ["spaces"], ["train", "--help"], ["version"]]
+)
 def test_it_answers_without_importing_torch_ray_or_mlflow(tmp_path, arguments):
     probe = (
         "import sys\n"
@@ -121,3 +126,26 @@ def test_budget_and_resources_may_change_on_resume(tmp_path):
     assert "1 trials at a time" in done.stdout
     saved = (tmp_path / "out" / "spec.yaml").read_text()
     assert "max_concurrent: 1" in saved and "trials: 2" in saved
+
+
+def test_the_version_is_told_with_all_that_a_bug_report_needs_and_nothing_personal(tmp_path):
+    short = run("version", cwd=tmp_path).stdout
+    verbose = run("version", "--verbose", cwd=tmp_path).stdout
+    assert verbose.startswith(short) and len(short.splitlines()) == 1
+    facts = dict(line.split(maxsplit=1) for line in verbose.splitlines())
+    assert facts["ray"] == version("ray") and facts["mlflow"] == version("mlflow")
+    assert version("torch").split("+")[0] in facts["torch"]
+    assert {"Python", "driver", "GPUs", "optuna", "cores", "disk", "locale"} <= facts.keys()
+    for name in (str(tmp_path), str(Path.home()), socket.gethostname()):
+        assert name not in verbose
+
+
+@pytest.mark.parametrize(
+    "command", ["okddip_search.cli.main import main", "trainer.__main__ import main"]
+)
+def test_windows_is_refused_in_one_line(command):
+    code = f"import click, sys; sys.platform = 'win32'; from {command}; main()"
+    done = subprocess.run([sys.executable, "-c", code, "x.yaml"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: Windows is not supported") and "WSL 2" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

@@ -11,6 +11,7 @@ the number of processes changes no pixel, and a resumed run needs no state but i
 import hashlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -373,12 +374,14 @@ def _obey_the_run_alone(worker: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a fork has the handler of its parent
-    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+    if sys.platform != "darwin":  # it lacks sigwaitinfo
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_end_when_the_parent_says_so, daemon=True).start()
 
 
 def _end_when_the_parent_says_so() -> None:
+    if sys.platform == "darwin":
+        return  # never started there
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)
