@@ -55,7 +55,7 @@ def check(version: str) -> list[str]:
         return ["missing here", *("–" for _ in STEPS)]
     place = BUILD / version
     copy_tree(place)
-    with open(place.with_suffix(".log"), "w") as log:
+    with open(BUILD / f"{version}.log", "w") as log:
         return [found.origin, *(run(step, found, place, log) for step in STEPS)]
 
 
