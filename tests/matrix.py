@@ -1,8 +1,9 @@
-"""`make matrix`: install, test and search a little on every supported Python that can be had here.
+"""`make matrix`: install, test and run a small search on every supported Python available here.
 
-Each works in a copy of this tree below build/matrix, which also keeps the log. A Python comes from
-the PATH, pyenv or uv; where none of them has 3.14, root gets that of Debian's testing release (with
-debootstrap) and runs it in a chroot. Ends with a table, and with exit status 1 if something failed.
+Each version works in a copy of this tree below build/matrix, next to its log. Interpreters come
+from the PATH, pyenv or uv's downloads. Where none of them has a version, root gets the one of
+Debian's testing release with debootstrap and runs it in a chroot. Prints a table; exits 1 if a step
+failed.
 """
 
 import os
@@ -32,7 +33,7 @@ exec chroot $0 env --chdir=/tree "$@"
 
 @dataclass(frozen=True)
 class Interpreter:
-    """A Python, and how to run something where it is."""
+    """A Python, and the command prefix that enters the system it lives in."""
 
     python: str
     origin: str
@@ -40,7 +41,7 @@ class Interpreter:
 
 
 def main() -> int:
-    """Run all steps for every version of the command line, or for all that are supported."""
+    """Run all steps for the versions on the command line, by default for all supported ones."""
     rows = {version: check(version) for version in sys.argv[1:] or VERSIONS}
     print(f"| Python | from | {' | '.join(STEPS)} |\n|{'---|' * (2 + len(STEPS))}")
     for version, row in rows.items():
@@ -49,7 +50,7 @@ def main() -> int:
 
 
 def check(version: str) -> list[str]:
-    """Return the cells of a version's row."""
+    """Run all steps for a version and return the cells of its row."""
     found = here(version) or by_uv(version) or by_debian(version)
     if found is None:
         return ["missing here", *("–" for _ in STEPS)]
@@ -78,14 +79,14 @@ def by_uv(version: str) -> Interpreter | None:
 
 
 def by_debian(version: str) -> Interpreter | None:
-    """Unpack Debian's testing release, whose Python may be this one."""
+    """Unpack Debian's testing release and use its Python if it is this version."""
     if os.getuid() or not shutil.which("debootstrap"):
         return None
     if not (DEBIAN / "unpacked").exists():
         packages = "python3-venv,make,git,procps,ca-certificates"
         output("debootstrap", "--variant=minbase", f"--include={packages}", "testing", DEBIAN)
         for file in ("etc/resolv.conf", "etc/ssl/certs/ca-certificates.crt"):
-            shutil.copy(Path("/", file), DEBIAN / file)  # the network is reached as from here
+            shutil.copy(Path("/", file), DEBIAN / file)  # same network, same certificates
         (DEBIAN / "unpacked").touch()
     python = f"/usr/bin/python{version}"
     prefix = ("unshare", "--mount", "bash", "-ec", IN_DEBIAN, DEBIAN)
@@ -95,7 +96,7 @@ def by_debian(version: str) -> Interpreter | None:
 
 
 def output(*command: str | Path) -> str | None:
-    """Return what a command prints, or None where it fails or is not to be had."""
+    """Return what a command prints, or None if it fails or does not exist."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
@@ -104,7 +105,7 @@ def output(*command: str | Path) -> str | None:
 
 
 def copy_tree(place: Path) -> None:
-    """Copy what git knows or would add; what was installed there stays."""
+    """Copy tracked and new files; an environment installed there earlier stays."""
     listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listing, cwd=TREE, check=True, capture_output=True, text=True).stdout
     for name in filter(None, names.split("\0")):
@@ -114,7 +115,7 @@ def copy_tree(place: Path) -> None:
 
 
 def run(step: str, found: Interpreter, place: Path, log) -> str:
-    """Return how long a step took, or that it failed."""
+    """Run a step and return how long it took, or that it failed."""
     print(f"{place.name}: {step}", file=sys.stderr)
     command = [*found.prefix, *STEPS[step].format(python=found.python).split()]
     began = time.monotonic()
