@@ -27,7 +27,7 @@ IN_DEBIAN = """
 for folder in proc sys dev; do mount --rbind /$folder $0/$folder; done
 mkdir -p $0/tree
 mount --bind "$PWD" $0/tree
-exec chroot $0 env --chdir=/tree "$@"
+exec chroot $0 env --chdir=/tree UV_CACHE_DIR=/tree/.cache/uv "$@"
 """
 
 
