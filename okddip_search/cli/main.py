@@ -21,7 +21,7 @@ from okddip_search.export import export as run_export
 from okddip_search.layout import JOURNAL, SPEC
 from okddip_search.masking import masked
 from okddip_search.space.changes import left_as_it_was, require_unchanged
-from okddip_search.space.load import bundled_spaces, load_space, summary_of
+from okddip_search.space.load import bundled_spaces, load_saved, load_space, summary_of
 from okddip_search.space.model import SearchSpec
 from okddip_search.terminal import echo
 from trainer.__main__ import main as train
@@ -131,13 +131,12 @@ def _resolve(
     if space:
         asked = load_space(space, sets, trials=trials, timeout=timeout, name=name)
     directory = out or Path("runs") / (asked.name if asked else name or "digits")
-    saved = directory / SPEC
-    if not saved.exists() or not (directory / JOURNAL).exists():
+    if not (directory / SPEC).exists() or not (directory / JOURNAL).exists():
         raise UserError(
             f"{directory} holds no search to resume", "Leave --resume out to start one."
         )
-    began = load_space(saved)
-    spec = load_space(saved, sets, trials=trials, timeout=timeout)
+    began = load_saved(directory)
+    spec = load_saved(directory, sets, trials=trials, timeout=timeout)
     for now in (spec, asked or spec):
         require_unchanged(began, now, directory)
     for line in left_as_it_was(spec, asked or spec):

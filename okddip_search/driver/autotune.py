@@ -192,11 +192,7 @@ def open_variants(spec: SearchSpec, *, on_gpu: bool) -> list[tuple[str, str]]:
 
 def _steps_are_alike(spec: SearchSpec) -> bool:
     """Say whether a CUDA graph can repeat the steps of all that is trained."""
-    methods = {spec.trainer.get("method", TrainConfig.model_fields["method"].default)}
-    if "method" in spec.search:
-        methods.update(spec.search["method"].values())
-    if spec.confirm is not None:
-        methods.update(spec.confirm.methods)
+    methods = {*spec.methods, *(spec.confirm.methods if spec.confirm else ())}
     return not spec.data.streaming and all(METHODS[method].same_steps for method in methods)
 
 

@@ -21,7 +21,7 @@ from okddip_search.layout import (
     SPEC,
     TRACKING,
 )
-from okddip_search.space.load import load_space
+from okddip_search.space.load import load_saved
 from okddip_search.space.model import SearchSpec
 from okddip_search.study.reading import read_findings, read_run, read_study
 from okddip_search.tracking.journal import read as read_operations
@@ -70,7 +70,7 @@ def read_sources(directory: Path) -> Sources:
     confirm, problem = read_findings(directory / CONFIRM / CONFIRMATION)
     return Sources(
         directory=directory,
-        spec=load_space(directory / SPEC),
+        spec=load_saved(directory),
         trials=trials,
         study_attrs=study_attrs,
         runs={t.number: run for t in trials if (run := read_run(directory, t.number))},

@@ -17,7 +17,8 @@ from okddip_search.space.settings import (
 )
 from trainer.config.data import DataConfig
 from trainer.config.strict import ConfigError, StrictModel, nearest
-from trainer.config.train import TrainConfig
+from trainer.config.train import TrainConfig, unread, unread_fields
+from trainer.registry import readers_of
 
 Model = TypeVar("Model", bound=StrictModel)
 
@@ -52,8 +53,13 @@ NEVER_FIXED = {
 }
 
 
-def check_space(document: Document) -> SearchSpec:
+def check_space(document: Document, *, is_saved: bool = False) -> SearchSpec:
     """Check a document.
+
+    Args:
+        document: Of a space file.
+        is_saved: Whether it is the ``spec.yaml`` of a search; an earlier version may have begun it
+            with fields that its method does not read, and it can be resumed all the same.
 
     Raises:
         UserError: With all problems.
@@ -72,6 +78,9 @@ def check_space(document: Document) -> SearchSpec:
     confirm = _confirm(document)
     document.check()
     spec = SearchSpec(name, data, trainer, search, enqueue, objective, study, resources, confirm)
+    if not is_saved:
+        _check_read(document, spec)
+        document.check()
     _check_whole(document, spec)
     document.check()
     return spec
@@ -288,6 +297,27 @@ def _either(values: tuple[Any, ...]) -> str:
     return " or ".join(str(value) for value in values)
 
 
+def _check_read(document: Document, spec: SearchSpec) -> None:
+    """Refuse a field that no method reads, or that is sampled for one that does not read it."""
+    confirmed = spec.confirm.methods if spec.confirm else ()
+    tuned = confirmed if spec.confirm and spec.confirm.rivals == "tuned" else ()
+    for path, text in unread_fields(spec.trainer, [*spec.methods, *tuned]):
+        is_lent = path == ("teacher",) and set(readers_of("teacher")) & set(confirmed)
+        if not is_lent:
+            document.complain(("trainer", *path), text)
+    trained: dict[str, set[str]] = {}  # field to the methods with which it is sampled
+    for name, dimension in spec.search.items():
+        trained[name] = set(spec.methods)
+        for parent, wanted in dimension.when.items():
+            trained[name] &= set(wanted) if parent == "method" else trained[parent]
+        readers = readers_of(name)
+        without = [method for method in spec.methods if method in trained[name] - set(readers)]
+        if without:
+            limit = f"; limit it with when: {{method: [{', '.join(readers)}]}}"
+            text = unread(name, without) + limit * ("method" in spec.search)
+            document.complain(("search", name), text)
+
+
 def _check_whole(document: Document, spec: SearchSpec) -> None:
     """Build what a search will build, so that nothing is refused in mid search."""
     try:
@@ -299,7 +329,8 @@ def _check_whole(document: Document, spec: SearchSpec) -> None:
     except ValueError as error:
         document.complain(("study", "pruner"), str(error))
     try:
-        spec.example()
+        for method in spec.methods:
+            spec.example(**{"method": method} if "method" in spec.search else {})
     except ConfigError as error:
         for path, text in error.problems:
             section = "data" if path[0] == "data" else "search" if path[0] in spec.search else ""

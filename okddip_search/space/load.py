@@ -4,13 +4,14 @@ Sections: ``name``, ``data``, ``trainer`` (fixed fields), ``search`` (sampled fi
 (configurations tried first), ``objective``, ``study``, ``resources``, ``confirm``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import search_spaces
 from okddip_search.algorithms.seeds import trial_seed
 from okddip_search.errors import UserError
+from okddip_search.layout import SPEC
 from okddip_search.space.check import check_space
 from okddip_search.space.document import Document
 from okddip_search.space.model import SearchSpec
@@ -18,7 +19,7 @@ from trainer.config.strict import nearest
 from trainer.io.text import is_plain, shown
 from trainer.io.yaml import KeyPath, YamlError, parse_yaml
 
-__all__ = ["SearchSpec", "bundled_spaces", "load_space", "summary_of", "trial_seed"]
+__all__ = ["SearchSpec", "bundled_spaces", "load_saved", "load_space", "summary_of", "trial_seed"]
 
 
 def bundled_spaces() -> dict[str, Path]:
@@ -56,14 +57,41 @@ def load_space(
     Raises:
         UserError: With every problem found, each with its line or its option.
     """
-    document = Document(_find(source))
+    options = {"study.trials": trials, "study.timeout": timeout, "name": name}
+    return check_space(_document(_find(source), overrides, options))
+
+
+def load_saved(
+    directory: Path,
+    overrides: Sequence[str] = (),
+    *,
+    trials: int | None = None,
+    timeout: str | None = None,
+) -> SearchSpec:
+    """Read the space of a search from its directory.
+
+    Args:
+        directory: Of the search; an earlier version may have begun it.
+        overrides: As for ``load_space``.
+        trials: Replaces ``study.trials``.
+        timeout: Replaces ``study.timeout``.
+
+    Raises:
+        UserError: As ``load_space`` does.
+    """
+    options = {"study.trials": trials, "study.timeout": timeout}
+    return check_space(_document(directory / SPEC, overrides, options), is_saved=True)
+
+
+def _document(path: Path, overrides: Sequence[str], options: Mapping[str, Any]) -> Document:
+    document = Document(path)
     for text in overrides:
         _apply(document, text)
-    for option, key in ((trials, "study.trials"), (timeout, "study.timeout"), (name, "name")):
-        if option is not None:
-            path = tuple(key.split("."))
-            document.override(path, option, f"--{path[-1]}")
-    return check_space(document)
+    for key, value in options.items():
+        if value is not None:
+            place = tuple(key.split("."))
+            document.override(place, value, f"--{place[-1]}")
+    return document
 
 
 def _find(source: str | Path) -> Path:

@@ -80,10 +80,18 @@ class SearchSpec:
         leader_epoch = self.objective.leader_epoch
         return TrainConfig(**values, data=self.data, leader_epoch=leader_epoch)
 
-    def example(self) -> TrainConfig:
-        """Return the first enqueued configuration, the rest from the middle of each range."""
+    def example(self, **chosen: Any) -> TrainConfig:
+        """Return the first enqueued configuration, the rest from the middle of each range.
+
+        Args:
+            chosen: Values of searched fields that come before both.
+
+        Raises:
+            ConfigError: They do not go together.
+        """
         values = {name: dimension.middle() for name, dimension in self.search.items()}
-        return self.suggest(FixedTrial({**values, **(self.enqueue[0] if self.enqueue else {})}))
+        first = self.enqueue[0] if self.enqueue else {}
+        return self.suggest(FixedTrial({**values, **first, **chosen}))
 
     def largest(self, **chosen: Any) -> TrainConfig:
         """Return the configuration that takes most memory, the rest from the middle.
@@ -99,6 +107,13 @@ class SearchSpec:
             for name, dimension in self.search.items()
         }
         return self.suggest(FixedTrial({**values, **chosen}))
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The training methods that trials may have."""
+        if "method" in self.search:
+            return tuple(self.search["method"].values())
+        return (self.trainer.get("method", TrainConfig.model_fields["method"].default),)
 
     @property
     def has_conditions(self) -> bool:

@@ -5,7 +5,7 @@ from ray.exceptions import WorkerCrashedError
 
 from okddip_search.cluster.resources import Node, allot
 from okddip_search.cluster.signals import StopSwitch
-from okddip_search.driver import session
+from okddip_search.driver import prepare
 from okddip_search.driver.autotune import (
     Speed,
     Tried,
@@ -183,12 +183,12 @@ def test_a_search_goes_on_where_the_worker_that_times_dies(tmp_path, monkeypatch
     def dies(*arguments, **named):
         raise WorkerCrashedError
 
-    monkeypatch.setattr(session, "call_in_worker", dies)
+    monkeypatch.setattr(prepare, "call_in_worker", dies)
     spec = space(tmp_path)
-    request = session.Request(spec, tmp_path, False, 0, None, None, "")
+    request = prepare.Request(spec, tmp_path, False, 0, None, None, "")
     data = load_development_data(spec.data)
     stop = StopSwitch(print, "again")
-    as_run, allotment, speed = session._settle(request, [Node(2, 0)], data, stop)
+    as_run, allotment, speed = prepare.settle(request, [Node(2, 0)], data, stop)
     assert (speed, allotment.slots) == (Speed(), 2)
     assert as_run.trainer["executor"] == "auto"
     assert not (tmp_path / "speed.json").exists()
