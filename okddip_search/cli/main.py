@@ -6,7 +6,6 @@ import logging
 import os
 import shlex
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +89,7 @@ def cli(
     if explain:
         from okddip_search.cli.explain import explain_search
 
-        explained = replace(spec, confirm=None) if no_confirm else spec
+        explained = spec.model_copy(update={"confirm": None}) if no_confirm else spec
         explain_search(explained, directory, gpus=gpus, tracking_uri=tracking_uri)
         return
     quit_on_signals()
@@ -149,7 +148,7 @@ def _rooted(spec: SearchSpec) -> SearchSpec:
     if spec.data.root is None:
         return spec
     root = str(expanded(spec.data.root).absolute())
-    return replace(spec, data=spec.data.model_copy(update={"root": root}))
+    return spec.model_copy(update={"data": spec.data.model_copy(update={"root": root})})
 
 
 @cli.command()
@@ -196,7 +195,7 @@ def confirm(
                 "Only data. (where the images lie) and resources. can be set; see --help.",
             )
     spec, directory = _resolve(None, sets, None, None, None, directory, True)
-    asked = {"seeds": seeds, "top": top, "rivals": rivals, "single": single}
+    asked = {"seeds": seeds, "top": top, "baselines": rivals, "single": single}
     changes: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
     if methods is not None:
         changes["methods"] = [name.strip() for name in methods.split(",") if name.strip()]

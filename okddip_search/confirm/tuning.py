@@ -1,4 +1,4 @@
-"""``rivals: tuned``: every rival has its own search, in the same space with the same budget."""
+"""``baselines: tuned``: every rival has its own search, in the same space with the same budget."""
 
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ def tune_rivals(
         UserError: A search was given up after failures, or completed no trial.
     """
     tuned: dict[str, dict[str, Any]] = {}
-    for method in settings.methods if settings.rivals == "tuned" else ():
+    for method in settings.methods if settings.baselines == "tuned" else ():
         spec = rival_spec(session.spec, method)
         study = open_study(home / TUNING / method, spec)
         finished = len(trials_in(study, TrialState.COMPLETE, TrialState.PRUNED))

@@ -86,7 +86,7 @@ class Speed:
     def applied_to(self, spec: SearchSpec) -> SearchSpec:
         """Return the spec with executor and precision as chosen."""
         fields = {k: self.chosen[k] for k in ("executor", "precision") if k in self.chosen}
-        return replace(spec, trainer={**spec.trainer, **fields})
+        return spec.model_copy(update={"machine": {**spec.machine, **fields}})
 
     def share(self, resources: ResourceSettings) -> ResourceSettings:
         """Return the resources with trials at a time as chosen, where they say ``auto`` still."""

@@ -1,6 +1,5 @@
 """What a session settles before its first trial."""
 
-import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,7 +62,8 @@ def settle(
     request: Request, nodes: Sequence[Node], data: DevelopmentData, stop: StopSwitch
 ) -> tuple[SearchSpec, Allotment, Speed]:
     """Return the spec and the shares as they will be run; what is left to the machine is timed."""
-    spec, resources = request.spec, request.spec.resources
+    spec = request.spec.model_copy(update={"machine": {}})  # an earlier driver's was another one
+    resources = spec.resources
     images = data.train
     shape = (images.channels, *images.size, images.num_classes)
     allotment = allot(resources, nodes, asked_gpus=request.gpus)
@@ -105,4 +105,5 @@ def _as_run(spec: SearchSpec, allotment: Allotment) -> SearchSpec:
     here: dict[str, Any] = {"num_threads": allotment.threads_per_trial}
     # Said outright: a worker that has lost its GPU must fail, not train on the CPU for days.
     here["device"] = "cuda" if allotment.gpus_per_trial > 0 else "cpu"
-    return dataclasses.replace(spec, trainer={**here, **spec.trainer})
+    machine = {k: v for k, v in here.items() if k not in spec.trainer}
+    return spec.model_copy(update={"machine": {**spec.machine, **machine}})

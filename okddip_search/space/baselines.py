@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from okddip_search.space.dimensions import Dimension
@@ -70,12 +69,5 @@ def rival_spec(spec: SearchSpec, method: str) -> SearchSpec:
     points = math.prod(size for size in sizes if size is not None)
     most = spec.study.trials if None in sizes else points + len(enqueue) * bool(search)
     study = spec.study.model_copy(update={"trials": min(spec.study.trials, most)})
-    return replace(
-        spec,
-        name=f"{spec.name}-{method}",
-        trainer=trainer,
-        search=search,
-        enqueue=enqueue,
-        study=study,
-        confirm=None,
-    )
+    changes = {"trainer": trainer, "search": search, "enqueue": enqueue, "study": study}
+    return spec.model_copy(update={**changes, "name": f"{spec.name}-{method}", "confirm": None})

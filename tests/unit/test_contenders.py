@@ -163,7 +163,7 @@ def test_a_candidate_that_is_just_what_a_rival_would_be_is_compared_as_one(tmp_p
     [
         ({"top": 2}, "other settings: top"),
         ({"seeds": 4}, r"seeds \(from 5 to 4\)"),
-        ({"rivals": "tuned"}, "other settings: rivals"),
+        ({"baselines": "tuned"}, "other settings: baselines"),
         ({"methods": ["singel"]}, "did you mean 'single'"),
     ],
 )
@@ -188,6 +188,14 @@ def test_a_plan_is_read_back_as_it_was_written(spec, study_of, tmp_path):
     plan.save(tmp_path / "confirm")
     assert Plan.load(tmp_path / "confirm") == plan
     assert Plan.load(tmp_path) is None
+
+
+def test_a_plan_of_an_earlier_version_has_the_old_name_of_the_baselines(spec, tmp_path):
+    plan = Plan.begin(spec, ConfirmSettings(baselines="tuned"))
+    plan.save(tmp_path)
+    text = (tmp_path / "plan.yaml").read_text()
+    (tmp_path / "plan.yaml").write_text(text.replace("baselines: tuned", "rivals: tuned"))
+    assert Plan.load(tmp_path) == plan
 
 
 @pytest.mark.parametrize("damage", ["", "seeds: [1]", "{", "settings: {top: 0}"])

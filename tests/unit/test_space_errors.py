@@ -237,11 +237,14 @@ WRONG = [
     ("confirm's field", BASE + "confirm: {seed: 3}\n", 10, ["confirm.seed", "'seeds'"]),
     ("confirm's range", BASE + "confirm:\n  seeds: 1\n", 11, ["1 is not", "[2, 1000]"]),
     ("confirm's kind", BASE + "confirm: 5\n", 10, ["5 is not a mapping"]),
-    ("rivals", BASE + "confirm: {rivals: tunded}\n", 10, ["'tunded'", "searched, tuned"]),
+    ("baselines", BASE + "confirm: {baselines: tunded}\n", 10, ["'tunded'", "searched, tuned"]),
     ("rival", BASE + "confirm: {methods: [dlm]}\n", 10, ["'dlm'", "'dml'"]),
     ("rival twice", BASE + "confirm: {methods: [dml, dml]}\n", 10, ["named twice"]),
     ("rivals as text", BASE + "confirm: {methods: dml}\n", 10, ["not a list of methods"]),
     ("rival without teacher", BASE + "confirm: {methods: [kd]}\n", 10, ["trainer.teacher"]),
+    ("both names", BASE + "confirm: {rivals: tuned, baselines: tuned}\n", 10,
+     ["confirm.rivals", "unknown field"]),
+    ("old name", BASE + "confirm:\n  seeds: 3\n  rivals: tunded\n", 12, ["'tunded'"]),
     ("single", BASE + "confirm: {single: minutes}\n", 10, ["'minutes'", "epochs, seconds"]),
 ]  # fmt: skip
 
@@ -310,7 +313,7 @@ confirm: {methods: [kd]}
 """,
     "field of a tuned baseline": """  momentum: {type: float, low: 0.8, high: 0.9}
 trainer: {stale_steps: 9, structure: network}
-confirm: {methods: [codistillation], rivals: tuned}
+confirm: {methods: [codistillation], baselines: tuned}
 """,
     "field of one of the methods": """  method: {type: categorical, choices: [okddip, dml]}
 trainer: {leader_weight: 2.0}

@@ -31,7 +31,7 @@ def load_config(path: Path) -> TrainConfig:
     except ConfigError as error:
         raise ConfigError(
             [
-                ((), f"{path}:{_line(parsed, p)}: {'.'.join(p)}: {text}")
+                ((), f"{path}:{_line(parsed, p)}: {'.'.join(map(str, p))}: {text}")
                 for p, text in error.problems
             ]
         ) from None

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from trainer.config.data import DataConfig, require_plain
 from trainer.config.strict import ConfigError, Fraction, StrictModel, nearest
+from trainer.io.yaml import KeyPath
 from trainer.registry import METHODS, MODELS, readers_of, width_problem
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ class TrainConfig(StrictModel):
     @model_validator(mode="after")
     def _method_fits(self) -> Self:
         info = METHODS[self.method]
-        problems: list[tuple[tuple[str, ...], str]] = []
+        problems: list[tuple[KeyPath, str]] = []
         if info.grouped == (self.num_peers == 0):
             what = (
                 "trains a group: 1 or more" if info.grouped else "trains one network: leave it out"
@@ -220,9 +221,7 @@ HYPERPARAMETERS = frozenset(name for info in METHODS.values() for name in info.h
 """All method-specific fields; each method reads some of them."""
 
 
-def unread_fields(
-    values: Mapping[str, Any], methods: Collection[str]
-) -> list[tuple[tuple[str, ...], str]]:
+def unread_fields(values: Mapping[str, Any], methods: Collection[str]) -> list[tuple[KeyPath, str]]:
     """Return the method-specific fields that none of the methods reads, with the reason.
 
     ``TrainConfig`` itself takes them: configurations of several methods are made from the same
@@ -232,7 +231,7 @@ def unread_fields(
         values: The fields given, valid ones; a teacher's description is checked as well.
         methods: The methods that are trained with them.
     """
-    problems: list[tuple[tuple[str, ...], str]] = [
+    problems: list[tuple[KeyPath, str]] = [
         ((name,), unread(name, methods))
         for name in values
         if name in HYPERPARAMETERS and not set(methods) & set(readers_of(name))
