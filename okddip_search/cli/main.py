@@ -2,6 +2,7 @@
 
 import errno
 import io
+import json
 import logging
 import os
 import shlex
@@ -256,6 +257,18 @@ def spaces() -> None:
     """List the bundled spaces."""
     for name, path in bundled_spaces().items():
         echo(f"{name:<22} {summary_of(path)}")
+
+
+@cli.command()
+def schema() -> None:
+    """Print the JSON schema of a space file, for editors.
+
+    With the YAML language server, a first line "# yaml-language-server: $schema=space.json" makes
+    an editor complete and check a space while it is written.
+    """
+    from okddip_search.space.schema import space_schema
+
+    echo(json.dumps(space_schema(), indent=2, ensure_ascii=False))
 
 
 @cli.command()
