@@ -20,7 +20,7 @@ from okddip_search.driver.bridge import StudyBridge
 from okddip_search.driver.work import SearchAgenda
 from okddip_search.space.load import load_space
 from okddip_search.study.study import open_study
-from okddip_search.tracking import Tracker
+from okddip_search.tracking.worker import Tracker
 from trainer.config.train import TrainConfig
 from trainer.engine.trainer import Trainer
 
@@ -44,9 +44,12 @@ def main(trials: int, epochs: int) -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         tracker = Tracker(folder, None, spec.name, on_trouble=print)
-        tracker.search_started({}, {}, [])
+        tracker.begin({}, {})
         bridge = StudyBridge(
-            open_study(folder, spec), SearchAgenda(spec), Share(2), listeners=[tracker]
+            open_study(folder, spec),
+            SearchAgenda(spec),
+            Share(2),
+            listeners=[tracker.stage(folder)],
         )
         for number in range(trials):
             started = time.perf_counter()

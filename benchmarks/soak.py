@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -166,11 +167,11 @@ class Sample(NamedTuple):
     files: int
     threads: int
     journal: float
-    tracking: float
+    mlflow: float
 
 
 class Watch:
-    """Looks at a driver from outside, through /proc and the ends in its tracking journal."""
+    """Looks at a driver from outside, through /proc and the ends in its study."""
 
     def __init__(self, pid: int, directory: Path) -> None:
         self._pid, self._directory = pid, directory
@@ -189,7 +190,7 @@ class Watch:
                 len(list(Path(f"/proc/{self._pid}/fd").iterdir())),
                 int(status["Threads"]),
                 self._size("study.journal"),
-                self._size("tracking.jsonl"),
+                self._size("mlflow.db"),
             )
         except (OSError, KeyError):
             return None
@@ -199,14 +200,14 @@ class Watch:
         return path.stat().st_size / MIB if path.exists() else 0.0
 
     def _count_ended(self) -> int:
-        path = self._directory / "tracking.jsonl"
+        path = self._directory / "study.journal"
         if path.exists():
             with path.open("rb") as file:
                 file.seek(self._offset)
                 fresh = file.read()
             whole = fresh[: fresh.rfind(b"\n") + 1]
             self._offset += len(whole)
-            self._ended += whole.count(b'"op":"end"')
+            self._ended += len(re.findall(rb'"op_code":6,[^\n]*"state":[123],', whole))
         return self._ended
 
 
@@ -307,12 +308,12 @@ def show(parts: list[Part], end_s: float, epochs: int, at_once: int) -> None:
     print(f"{parts[-1].last} trials of at most {epochs} epochs of {1000 * SLEEP_S:.0f} ms, "
           f"{at_once} at once, tpe, median pruner; {machine(1)}")  # fmt: skip
     heads = ("trials", "s a trial", "CPU s", "driver MiB", "Ray MiB", "files", "threads",
-             "study MiB", "tracking MiB")  # fmt: skip
+             "study MiB", "MLflow MiB")  # fmt: skip
     print(*(f"{head:>12}" for head in heads))
     for first, last, trial_s, cpu_s, end in parts:
         texts = (f"{first}-{last}", f"{trial_s:.3f}", f"{cpu_s:.3f}", f"{end.memory:.0f}",
                  f"{end.rays:.0f}", str(end.files), str(end.threads), f"{end.journal:.1f}",
-                 f"{end.tracking:.1f}")  # fmt: skip
+                 f"{end.mlflow:.1f}")  # fmt: skip
         print(*(f"{text:>12}" for text in texts))
     print(f"After the last trial: {end_s:.1f} s (result, report, MLflow, Ray down)")
 

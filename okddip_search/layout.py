@@ -34,8 +34,10 @@ OPENINGS = "test_openings.jsonl"
 
 PAGE = "report.html"
 DATA = "report.json"
+SESSIONS = "sessions.jsonl"
+"""A line when a driver begins, and one when it ends."""
 TRACKING = "tracking.jsonl"
-"""What MLflow is told, kept until it is delivered."""
+"""Of earlier versions: what MLflow was to be sent."""
 
 
 def run_dir(directory: Path, number: int) -> Path:

@@ -1,7 +1,5 @@
 """``run_search``: the trials of a space, the winner out, and its confirmation if asked for."""
 
-from typing import Literal
-
 from optuna.trial import TrialState
 
 from okddip_search.confirm.run import Wishes, confirm, require_possible
@@ -16,9 +14,9 @@ from okddip_search.export import BestKeeper, keep_best
 from okddip_search.layout import BEST, JOURNAL, LEADER
 from okddip_search.report.page import try_report
 from okddip_search.study.events import TrialEnd
+from okddip_search.study.sessions import Status
 from okddip_search.study.study import open_study, require_same_images
-from okddip_search.study.trials import SHARE, trials_in
-from okddip_search.tracking.restore import IDENTITY
+from okddip_search.study.trials import IDENTITY, SHARE, trials_in
 
 
 def run_search(request: Request, *, then_confirm: bool) -> int:
@@ -52,7 +50,7 @@ def _search(session: Session, then_confirm: bool) -> int:
     require_same_images(study, session.data.fingerprint)
     allotment = session.allotment
     study.set_user_attr(SHARE, {"cpus": allotment.cpus_per_trial, "gpus": allotment.gpus_per_trial})
-    study.set_user_attr(IDENTITY, session.tracker.identity)
+    study.set_user_attr(IDENTITY, session.tracker.session.identity)
     finished = len(trials_in(study, TrialState.COMPLETE, TrialState.PRUNED))
     screen = SearchConsole(
         session.terminal, spec.name, spec.study.trials, spec.max_epochs, finished, best_of(study)
@@ -60,17 +58,21 @@ def _search(session: Session, then_confirm: bool) -> int:
     agenda = SearchAgenda(spec)
     keeper = BestKeeper(session.directory, spec.objective.words)
     bridge = session.run_study(
-        study, agenda, session.directory, screen, session.tracker, keeper=keeper
+        study,
+        agenda,
+        session.directory,
+        screen,
+        session.tracker.stage(session.directory),
+        keeper=keeper,
     )
     return _finish(session, bridge, then_confirm)
 
 
 def _finish(session: Session, bridge: StudyBridge, then_confirm: bool) -> int:
     best = bridge.best()
-    kept = best is not None and _keep(session, best)
-    if kept and not bridge.interrupted:
-        session.tracker.log_leader(session.directory / LEADER)
-    status: Literal["FINISHED", "KILLED", "FAILED"] = "FINISHED"
+    if best is not None:
+        _keep(session, best)
+    status: Status = "FINISHED"
     if bridge.interrupted or bridge.abort_reason:
         status = "KILLED" if bridge.interrupted else "FAILED"
     print_result(
@@ -81,20 +83,16 @@ def _finish(session: Session, bridge: StudyBridge, then_confirm: bool) -> int:
         num_validation=len(session.data.validation),
         with_next_steps=not then_confirm,
     )
-    report = try_report(session.directory, session.say)
-    best_file = session.directory / BEST
-    artifacts = [path for path in (best_file, report) if path and path.exists()]
-    session.tracker.search_ended(status, {}, artifacts)
+    try_report(session.directory, session.say)
+    session.tracker.end(status)
     return 130 if bridge.interrupted else 1 if bridge.abort_reason or best is None else 0
 
 
-def _keep(session: Session, best: TrialEnd) -> bool:
+def _keep(session: Session, best: TrialEnd) -> None:
     try:
         keep_best(session.directory, best, session.spec.objective.words)
     except (OSError, ValueError, KeyError, UserError) as error:
         session.say(f"{BEST} and {LEADER}/ could not be written: {error}")
-        return False
-    return True
 
 
 def _require_fresh_or_resumed(request: Request) -> None:

@@ -26,8 +26,8 @@ class _Teller(logging.Handler):
         self._say = say
 
     def emit(self, record: logging.LogRecord) -> None:
-        # The tracking's record tells the user itself (`on_trouble`).
-        if not record.exc_info and record.name != logging.getLogger("okddip_search.tracking").name:
+        # Tracking tells the user itself (`on_trouble`).
+        if not record.exc_info and record.name != "okddip_search.tracking":
             self._say(record.getMessage())
 
 

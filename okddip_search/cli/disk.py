@@ -34,7 +34,7 @@ _UNKNOWN_CLASSES = 1000
 _COUNTING_S = 120.0
 
 _JSON_COPIES = 2.24  # of an epoch's report: `state.json`, and `result.json`, which is indented
-_STUDY, _TRACKING, _REPORT, _MLFLOW = 150, 600, 300, 4800  # bytes an epoch
+_STUDY, _REPORT, _MLFLOW = 150, 300, 4800  # bytes an epoch
 _TRIAL = 48 * KIB  # parameters and tags in MLflow, Tune's record, whole blocks of small files
 _PAGE = 5 * MIB  # the report, most of it the library that draws
 _STORE = MIB  # MLflow's database without a run
@@ -139,8 +139,8 @@ def largest_configs(spec: SearchSpec) -> list[TrainConfig]:
 
 def _record_bytes(spec: SearchSpec, peers: int, own_store: bool) -> int:
     """Return what a trial's curves take in all the places that they are written to."""
-    report = 560 + 90 * peers + 20 * peers**2
-    epoch = _JSON_COPIES * report + _STUDY + _TRACKING + _REPORT + _MLFLOW * own_store
+    report = 590 + 90 * peers + 20 * peers**2
+    epoch = _JSON_COPIES * report + _STUDY + _REPORT + _MLFLOW * own_store
     return round(_TRIAL + spec.max_epochs * epoch)
 
 

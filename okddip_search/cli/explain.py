@@ -8,7 +8,7 @@ from okddip_search.cli.disk import estimate_disk, most_runs
 from okddip_search.cluster.resources import Node, allot, count_cpus, count_gpus
 from okddip_search.driver.autotune import left_to_timing, load_speed
 from okddip_search.formatting import duration, params_text
-from okddip_search.layout import BEST, DATA, JOURNAL, PAGE, SPEC, SPEED
+from okddip_search.layout import BEST, DATA, JOURNAL, PAGE, SESSIONS, SPEC, SPEED
 from okddip_search.masking import masked
 from okddip_search.space.model import SearchSpec
 from okddip_search.space.settings import ConfirmSettings
@@ -63,7 +63,7 @@ def explain_search(
         ("leader/", "the winner's network"),
         (PAGE, f"the search in one page; {DATA} has its numbers"),
         *([("confirm/", "the confirmation: runs, findings, leader")] if spec.confirm else []),
-        ("tracking.jsonl", "what MLflow is told"),
+        (SESSIONS, "who worked on it, and how it ended"),
         ("search.log", "what the libraries have to say"),
     ):
         echo(f"{directory}/{name:<16} {what}")

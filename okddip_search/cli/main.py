@@ -245,8 +245,8 @@ def ui(context: click.Context, directory: Path, port: int | None, host: str) -> 
 @click.argument("directory", metavar="DIR", type=DIRECTORY)
 @click.option("--tracking-uri", metavar="URI", help="Instead of the search's own.")
 def sync(directory: Path, tracking_uri: str | None) -> None:
-    """Deliver to MLflow what a search in DIR could not deliver while it ran."""
-    from okddip_search.tracking.courier import sync as run_sync
+    """Send MLflow what it lacks of the search in DIR."""
+    from okddip_search.tracking.worker import sync as run_sync
 
     delivered = run_sync(directory, tracking_uri, on_trouble=lambda line: echo(line, err=True))
     echo(f"delivered {delivered} records; MLflow is up to date")

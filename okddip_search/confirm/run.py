@@ -44,7 +44,7 @@ from okddip_search.driver.work import CONTENDER, SEED, FixedAgenda
 from okddip_search.errors import UserError
 from okddip_search.export import hand_over
 from okddip_search.formatting import percent, spread
-from okddip_search.layout import BEST, CONFIRM, CONFIRMATION, OPENINGS, TRIALS
+from okddip_search.layout import CONFIRM, CONFIRMATION, OPENINGS, TRIALS
 from okddip_search.masking import masked
 from okddip_search.report.page import try_report
 from okddip_search.space.model import SearchSpec
@@ -133,8 +133,7 @@ class _Confirmation:
         self.wishes = wishes
         self.home = session.directory / CONFIRM
         self.log = session.directory / OPENINGS
-        earlier = len(list(session.directory.glob(f"{CONFIRM}.*")))
-        self.stage = session.tracker.stage(f"confirm.{earlier}" if earlier else "confirm")
+        self.stage = session.tracker.stage(self.home)
         self.search = open_study(session.directory, session.spec)
         self.before = self._load_findings()
         self.started = self.before.get("started") or datetime.now(UTC).isoformat()
@@ -147,7 +146,7 @@ class _Confirmation:
         require_all_openings(self.log, len(self.before.get("openings", ())))
         require_same_images(self.search, session.data.fingerprint)
         require_possible(session.spec, session.directory, replace(self.wishes, anew=False))
-        session.tracker.search_started(*session.provenance())
+        session.tracker.begin(*session.provenance())
         plan = self._chosen()
         plan = self._train_all(plan) if plan else None
         if plan is None or session.switch.is_thrown:
@@ -155,7 +154,7 @@ class _Confirmation:
         if lost := self._lost(plan):
             session.say(f"{lost} runs died with their workers. Try them once more with the same "
                         "command; then the confirmation goes on without them.")  # fmt: skip
-            session.tracker.search_ended("FAILED", {}, [])
+            session.tracker.end("FAILED")
             try_report(session.directory, session.say)
             return 1
         try:
@@ -164,7 +163,7 @@ class _Confirmation:
             return self._stopped()
 
     def _stopped(self) -> int:
-        self.session.tracker.search_ended("KILLED", {}, [])
+        self.session.tracker.end("KILLED")
         try_report(self.session.directory, self.session.say)
         self.session.say(f"Stopped. Go on with:  {self.session.switch.how_to_go_on}")
         return 130
@@ -287,9 +286,8 @@ class _Confirmation:
             return self._stopped()
         self._write(found, "complete")
         print_findings(session.terminal, found, session.shown)
-        report = try_report(session.directory, session.say)
-        artifacts = [self.home / CONFIRMATION, self.home / BEST, *([report] if report else [])]
-        session.tracker.confirmation_ended(found, self.stage, artifacts)
+        try_report(session.directory, session.say)
+        session.tracker.end("FINISHED")
         return 0
 
     def _measure_costs(

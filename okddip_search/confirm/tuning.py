@@ -43,7 +43,7 @@ def tune_rivals(
         screen = SearchConsole(
             session.terminal, f"tuning {method}", spec.study.trials, spec.max_epochs, finished
         )
-        stage = session.tracker.stage(f"{TUNING}-{method}")
+        stage = session.tracker.stage(home / TUNING / method)
         bridge = session.run_study(study, SearchAgenda(spec), home / TUNING / method, screen, stage)
         if session.switch.is_thrown:
             return None

@@ -39,11 +39,8 @@ from okddip_search.study.events import Listener
 from okddip_search.study.study import sole_driver
 from okddip_search.study.trials import ends_in
 from okddip_search.terminal import noise_to, quiet_libraries
-from okddip_search.tracking import Tracker
-from okddip_search.tracking.courier import usual_uri
-from okddip_search.tracking.restore import past_trials
-from okddip_search.tracking.stage import Stage
 from okddip_search.tracking.store import target_of
+from okddip_search.tracking.worker import Stage, Tracker, usual_uri
 from trainer.data.base import DevelopmentData
 from trainer.io.files import write_atomically
 
@@ -120,9 +117,6 @@ class Session:
         listeners = [listener for listener in watching if listener is not None]
         bridge = StudyBridge(study, agenda, self.allotment.share, listeners, self.say)
         retention.sweep(ends_in(study))  # what an earlier driver left
-        if tracked is not None:
-            trials = study.get_trials(deepcopy=False)
-            tracked.catch_up(past_trials(trials, agenda.params, home, agenda.objective))
         with self.switch.stops(bridge), screen:
             if not bridge.done:
                 self._tune(bridge, home, data or self.data)
@@ -197,8 +191,8 @@ class Session:
         inside = self.directory.is_relative_to(working)
         return self.directory.relative_to(working) if inside else self.directory
 
-    def provenance(self) -> tuple[dict[str, Any], dict[str, str], list[Path]]:
-        """Return parameters, tags and files that describe the search in MLflow."""
+    def provenance(self) -> tuple[dict[str, Any], dict[str, str]]:
+        """Return parameters and tags that describe the search in MLflow and in the report."""
         spec = self.spec
         params = {
             "data": spec.data.name,
@@ -221,7 +215,7 @@ class Session:
                 for package in ("okddip-search", "torch", "ray", "optuna", "mlflow")
             },
         }
-        return params, tags, [self.directory / SPEC]
+        return params, tags
 
 
 @contextmanager
@@ -259,25 +253,24 @@ def open_session(request: Request, how_to_go_on: str) -> Iterator[Session]:
             stop.how_to_go_on = how_to_go_on
             write_atomically(directory / SPEC, spec.to_yaml())
             home = directory.resolve()
-            tracker = Tracker(home, uri, spec.name, on_trouble=stop.say)
+            tracker = Tracker(home, uri, spec.name, spec, on_trouble=stop.say)
             session = Session(request, home, terminal, data, allotment, tracker, stop)
             session.say(allotment.words)
             if speed.words:
                 session.say(speed.words)
-            tracker.search_started(*session.provenance())
+            tracker.begin(*session.provenance())
             try:
                 yield session
             except BaseException as error:
                 stopped = isinstance(error, Stopped)
-                tracker.search_ended("KILLED" if stopped else "FAILED", {}, [])
+                tracker.end("KILLED" if stopped else "FAILED")
                 tracker.close(TRACKING_FLUSH_S)
                 raise
             # Before Ray goes down: that takes seconds in which the result can be read already.
-            undelivered = tracker.close(TRACKING_FLUSH_S)
-            if undelivered:
+            if not tracker.close(TRACKING_FLUSH_S):
                 session.say(
-                    f"{undelivered} tracking records are not delivered yet; they are kept. "
-                    f"Deliver them with:  okddip-search sync {directory}"
+                    "MLflow does not have everything yet; nothing is lost. "
+                    f"Send the rest with:  okddip-search sync {directory}"
                 )
 
 

@@ -160,10 +160,9 @@ def _state(sources: Sources, finished: int) -> str:
     if finished >= sources.spec.study.trials or sources.confirm is not None:
         return "finished"
     words = {"FINISHED": "finished", "KILLED": "stopped", "FAILED": "failed"}
-    told = [o for o in sources.operations if o["op"].startswith("search")]
-    last = told[-1] if told else {}
-    if last.get("op") == "search_end":
-        return words.get(str(last.get("status")), "stopped")
+    last = sources.sessions[-1] if sources.sessions else None
+    if last is not None and last.status is not None:
+        return words.get(last.status, "stopped")
     if sources.driver == os.getpid():  # this very process wrote the last trial and is about to end
         return "stopped"
     return "running" if sources.driver is not None else "killed"
@@ -350,18 +349,16 @@ def _attention(
 
 
 def _provenance(sources: Sources) -> dict[str, Any]:
-    started = [o for o in sources.operations if o.get("op") == "search"]
-    tags = {
-        key.removeprefix("okddip."): v
-        for key, v in (started[-1]["tags"] if started else {}).items()
-    }
+    sessions = sources.sessions
+    known = sessions[-1].tags if sessions else {}
+    tags = {key.removeprefix("okddip."): value for key, value in known.items()}
     packages = ("okddip-search", "torch", "ray", "optuna", "mlflow")
     run: Mapping[str, Any] = next(iter(sources.runs.values()), {})
     environment = run.get("environment", {})
     begun = [t.datetime_start for t in sources.trials if t.datetime_start]
     ended = [t.datetime_complete for t in sources.trials if t.datetime_complete]
     return {
-        "command": (started[0]["tags"].get("okddip.command") if started else None),
+        "command": sessions[0].tags.get("okddip.command") if sessions else None,
         "host": tags.get("host"),
         "device": environment.get("device"),
         "precision": environment.get("precision"),

@@ -19,12 +19,11 @@ from okddip_search.layout import (
     CONFIRMATION,
     JOURNAL,
     SPEC,
-    TRACKING,
 )
 from okddip_search.space.load import load_saved
 from okddip_search.space.model import SearchSpec
 from okddip_search.study.reading import read_findings, read_run, read_study
-from okddip_search.tracking.journal import read as read_operations
+from okddip_search.study.sessions import Session, read_sessions
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Sources:
         runs: Trial number to what its directory says: ``config``, ``environment``, ``history``.
         confirm: ``confirm/confirm.json``, or None.
         confirm_problem: Why there is no ``confirm`` although the file exists; else empty.
-        operations: What the search told MLflow, without epochs; empty where it told nothing.
+        sessions: Who worked on it, in order; empty where that is not known.
         driver: Process that is at work on the search, or None.
         speed: What was timed before the first trial, in words; empty: nothing.
     """
@@ -51,7 +50,7 @@ class Sources:
     runs: Mapping[int, Mapping[str, Any]]
     confirm: Mapping[str, Any] | None
     confirm_problem: str
-    operations: list[Mapping[str, Any]]
+    sessions: list[Session]
     driver: int | None
     speed: str = ""
 
@@ -76,7 +75,7 @@ def read_sources(directory: Path) -> Sources:
         runs={t.number: run for t in trials if (run := read_run(directory, t.number))},
         confirm=confirm,
         confirm_problem=problem,
-        operations=_read_tracking(directory / TRACKING),
+        sessions=read_sessions(directory),
         driver=_living_driver(directory / "lock"),
         speed=_read_speed(directory),
     )
@@ -88,12 +87,6 @@ def _read_speed(directory: Path) -> str:
     except UserError as error:
         return str(error)
     return speed.words if speed else ""
-
-
-def _read_tracking(path: Path) -> list[Mapping[str, Any]]:
-    if not path.exists():
-        return []
-    return [operation for operation, _ in read_operations(path) if operation.get("op") != "epoch"]
 
 
 def _living_driver(lock: Path) -> int | None:

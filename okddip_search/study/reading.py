@@ -11,11 +11,13 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 
 from okddip_search.errors import UserError
-from okddip_search.layout import CONFIRM, CONFIRMATION, JOURNAL, RESULT, STATE, TRIALS
+from okddip_search.layout import CONFIRM, CONFIRMATION, JOURNAL, RESULT, STATE, TRIALS, TUNING
 from trainer.io.files import read_json
 from trainer.io.text import shown
 
 CONFIRM_FORMAT = 1
+SEARCH = "search"
+"""The stage whose trials the result is chosen from."""
 
 
 def training_seconds(run_dir: Path) -> float | None:
@@ -56,6 +58,32 @@ def read_study(journal: Path) -> tuple[list[FrozenTrial], dict[str, Any]]:
         except Exception as error:  # where a line is no record, Optuna raises whatever comes
             text = f"{journal} is damaged: {shown(str(error) or type(error).__name__, 300)}"
             raise UserError(text, "Restore it from a copy.") from None
+
+
+def study_folders(directory: Path) -> list[Path]:
+    """Return where the studies of a search lie, in the order in which they were begun."""
+    confirmations = [*_set_aside(directory), directory / CONFIRM]
+    tuned = {home: sorted((home / TUNING).glob("*")) for home in confirmations}
+    folders = [directory, *(f for home in confirmations for f in (*tuned[home], home))]
+    return [folder for folder in folders if (folder / JOURNAL).exists()]
+
+
+def stage_of(directory: Path, home: Path) -> str:
+    """Return which stage of a search the study in a folder is, such as ``tuning-METHOD``.
+
+    The first confirmation is ``confirm``, also where it was set aside; the next is ``confirm.1``.
+    """
+    inside = home.relative_to(directory).parts
+    if not inside:
+        return SEARCH
+    index = [*(folder.name for folder in _set_aside(directory)), CONFIRM].index(inside[0])
+    number = f".{index}" if index else ""
+    return f"{CONFIRM}{number}" if len(inside) == 1 else f"{TUNING}{number}-{inside[-1]}"
+
+
+def _set_aside(directory: Path) -> list[Path]:
+    folders = [f for f in directory.glob(f"{CONFIRM}.*") if f.suffix[1:].isdecimal()]
+    return sorted(folders, key=lambda folder: int(folder.suffix[1:]))
 
 
 def read_run(directory: Path, number: int) -> Mapping[str, Any] | None:

@@ -1,6 +1,6 @@
 """What a study knows of its trials: attributes, states, the best and the paper's own."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import optuna
@@ -9,6 +9,8 @@ from optuna.trial import FrozenTrial, TrialState
 from okddip_search.study.events import TrialEnd
 
 FINGERPRINT = "okddip:data_fingerprint"
+IDENTITY = "okddip:tracking"
+"""Study attribute: who the search is in MLflow, and its last session."""
 SHARE = "okddip:share"
 """Study attribute: cores and GPUs of a trial."""
 REASON = "okddip:reason"
@@ -40,8 +42,13 @@ def trials_in(study: optuna.Study, *states: TrialState) -> list[FrozenTrial]:
 
 def best_trial(study: optuna.Study) -> FrozenTrial | None:
     """Return the best complete trial, or None; among equals the first."""
-    complete = trials_in(study, TrialState.COMPLETE)
-    return max(complete, key=lambda trial: trial.value or 0.0, default=None)
+    return best_of(study.get_trials(deepcopy=False))
+
+
+def best_of(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
+    """Return the best complete one of these trials, or None; among equals the first."""
+    complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+    return max(complete, key=lambda t: (t.value or 0.0, -t.number), default=None)
 
 
 def paper_trial(study: optuna.Study) -> FrozenTrial | None:

@@ -15,7 +15,6 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from okddip_search.errors import UserError
 from okddip_search.masking import masked
 
-POSITION = "tracking.offset"
 LOCK = "tracking.lock"
 DATABASE = "mlflow.db"
 ARTIFACTS = "mlartifacts"
@@ -36,7 +35,7 @@ class Target:
 
     Attributes:
         uri: Its address without credentials.
-        key: Its name in the journal and the position file; survives moving the search directory.
+        key: Its name in `sessions.jsonl`, without secrets; survives moving the search directory.
         username: Taken out of the address; None without one.
         password: Taken out of the address; never written anywhere.
     """
@@ -90,7 +89,7 @@ def target_of(search_dir: Path, tracking_uri: str | None) -> Target:
 
 @contextlib.contextmanager
 def sole_deliverer(search_dir: Path, timeout_s: float) -> Iterator[None]:
-    """Hold the right to deliver the journal: two at once would create every run twice.
+    """Hold the right to write to MLflow: two at once would create every run twice.
 
     The lock belongs to the open file, so that it dies with its process.
 

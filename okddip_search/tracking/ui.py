@@ -15,8 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from okddip_search.errors import UserError
-from okddip_search.layout import TRACKING
-from okddip_search.tracking.journal import Story
+from okddip_search.study.sessions import Session, read_sessions
 from okddip_search.tracking.store import ARTIFACTS, DATABASE, find_experiment, relocate, store_uri
 from okddip_search.tracking.view import CONFIRM, has_view, view_url
 
@@ -88,18 +87,17 @@ def _mend(search_dir: Path) -> None:
 
 def _links(search_dir: Path, address: str) -> list[str]:
     """Return the lines that say where to look."""
-    journal = search_dir / TRACKING
-    story = Story.from_journal(journal) if journal.exists() else Story()
-    experiment_id = find_experiment(search_dir, story.name or None)
+    session = (read_sessions(search_dir) or [Session("", "")])[-1]
+    experiment_id = find_experiment(search_dir, session.name or None)
     if experiment_id is None:
         return [f"MLflow is at {address}"]
-    search_id = story.search_id if has_view(search_dir, story.search_id) else None
+    search_id = session.search_id if has_view(search_dir, session.search_id) else None
     lines = [
         f"Trials, the best first:  {view_url(address, experiment_id, search_id)}",
         f"Charts of the trials:    {view_url(address, experiment_id, search_id, 'CHART')}",
     ]
-    if has_view(search_dir, story.search_id, CONFIRM):
-        page = view_url(address, experiment_id, story.search_id, stage=CONFIRM)
+    if has_view(search_dir, session.search_id, CONFIRM):
+        page = view_url(address, experiment_id, session.search_id, stage=CONFIRM)
         lines.append(f"Runs that confirm it:    {page}")
     if search_id:  # else MLflow forgets it when the page is reloaded
         lines.append('There, "Override saved view" makes your browser keep this view.')

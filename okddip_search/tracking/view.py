@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from okddip_search.tracking.journal import ACCURACY, BEST_ACCURACY, SEARCH
 from okddip_search.tracking.store import DATABASE
 
-CONFIRM = "confirm"  # the other stage with a view of its own
+SEARCH, CONFIRM = "search", "confirm"  # the stages with a view of their own
+ACCURACY = "val/leader_accuracy"
+BEST_ACCURACY = "best_leader_accuracy"  # of the best epoch; a search's trials are sorted by it
 
 
 def view_key(search_id: str, stage: str = SEARCH) -> str:

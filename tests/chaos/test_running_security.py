@@ -22,6 +22,7 @@ from test_ui import descendants
 from tracking_helpers import free_port, open_tracker, save_tiny_leader, wait_for
 
 from okddip_search.report.page import write_report
+from okddip_search.study.sessions import Session, SessionLog
 
 sys.path.append(str(Path(__file__).parents[1] / "unit"))
 from report_helpers import REASON, make_confirm, make_search, write_confirm  # noqa: E402
@@ -203,7 +204,7 @@ def test_a_search_leaves_nothing_in_the_home_directory(watched):
 
 
 def test_a_secret_in_the_tracking_uri_is_nowhere_on_disk(watched):
-    assert watched.code == 0 and "records are not delivered yet" in watched.told
+    assert watched.code == 0 and "MLflow does not have everything yet" in watched.told
     login = base64.b64encode(f"me:{SECRET}".encode()).decode()
     assert watched.logins == {login}  # the server did get it
     for word in (SECRET, login, watched.token):
@@ -211,7 +212,7 @@ def test_a_secret_in_the_tracking_uri_is_nowhere_on_disk(watched):
         for path in (*watched.search.rglob("*"), *watched.home.rglob("*")):
             assert not path.is_file() or word.encode() not in path.read_bytes(), path
     assert "***" in (watched.search / "search.log").read_text()
-    assert "//***@" in (watched.search / "tracking.jsonl").read_text()
+    assert "//***@" in (watched.search / "sessions.jsonl").read_text()
     assert "//***@" in (watched.search / "report.json").read_text()
 
 
@@ -222,7 +223,7 @@ def test_the_secret_is_asked_for_again_and_never_guessed(watched):
 
 def test_no_file_of_a_search_is_for_others_to_write(watched):
     paths = [watched.search, *watched.search.rglob("*")]
-    assert {"lock", "study.journal", "tracking.jsonl", "search.log", "state.json"} <= {
+    assert {"lock", "study.journal", "sessions.jsonl", "search.log", "state.json"} <= {
         path.name for path in paths
     }
     assert [p for p in paths if not p.is_symlink() and p.stat().st_mode & 0o002] == []
@@ -318,9 +319,9 @@ def planted_store(tmp_path):
     (search_dir / "spec.yaml").write_text("name: demo\n")
     save_tiny_leader(search_dir / "leader")
     tracker = open_tracker(search_dir)
-    tracker.search_started({}, {}, [search_dir / "spec.yaml"])
-    tracker.log_leader(search_dir / "leader")
-    assert tracker.close(120) == 0
+    tracker.search_started({}, {})
+    tracker.search_ended("FINISHED")
+    assert tracker.close(120)
     (model,) = (search_dir / "mlartifacts").rglob("model.pt2")
     witness = tmp_path / "executed"
     plant(model, witness)
@@ -332,11 +333,11 @@ def planted_store(tmp_path):
 
 def test_a_pickle_as_model_in_the_store_is_never_read(planted_store):
     tracker = open_tracker(planted_store)
-    tracker.search_started({}, {}, [])
-    tracker.log_leader(planted_store / "leader")  # known already
-    tracker.log_confirmed(planted_store / "leader", "demo", "candidate", "unconfirmed")
-    tracker.search_ended("FINISHED", {}, [])
-    assert tracker.close(120) == 0
+    tracker.search_started({}, {})
+    shutil.copytree(planted_store / "leader", planted_store / "confirm/leader")  # known already
+    tracker.confirmed({}, "within noise")
+    tracker.search_ended("FINISHED")
+    assert tracker.close(120)
 
 
 def test_the_ui_listens_on_this_machine_alone_and_runs_no_jobs(planted_store):
@@ -382,8 +383,7 @@ def test_a_browser_shows_strangers_words_and_runs_none(browser, tmp_path, is_esc
     journal = search_dir / "study.journal"
     journal.write_text(journal.read_text().replace(REASON, json.dumps(PLANTED)[1:-1]))
     tags = {"okddip.command": PLANTED, "okddip.host": PLANTED, "okddip.slots": PLANTED}
-    line = json.dumps({"op": "search", "store": PLANTED, "tags": tags})
-    (search_dir / "tracking.jsonl").write_text(line + "\n")
+    SessionLog(search_dir).begin(Session("s1", "demo", PLANTED, tags=tags))
     html = write_report(search_dir).read_text()
     if not is_escaped:
         html = html.replace("<footer>", f"<footer>{SCRIPT}<svg onload='window.pwned = 3'></svg>")

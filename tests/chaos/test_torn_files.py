@@ -97,7 +97,7 @@ FILES = [
     "confirm/leader/leader.safetensors",
     "confirm/study.journal",
     "test_openings.jsonl",
-    "tracking.jsonl",
+    "sessions.jsonl",
     "speed.json",
 ]
 DAMAGES = {
@@ -148,7 +148,7 @@ def test_a_search_with_many_torn_files_is_resumed_and_confirmed_again(confirmed,
     row = fault("power loss: many files at once; then --resume and confirm")
     home = fresh_copy(confirmed, tmp_path / NAME)
     before = look_at(home)
-    for name in ("study.journal", "confirm/study.journal", "tracking.jsonl"):
+    for name in ("study.journal", "confirm/study.journal", "sessions.jsonl"):
         with open(home / name, "ab") as file:
             file.write(b'{"op_code": 6, "trial_id": 1, "st')
     with open(home / "test_openings.jsonl", "ab") as file:

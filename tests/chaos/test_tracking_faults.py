@@ -195,8 +195,6 @@ def assert_all_arrived(server, name, directory, row):
     row.lost += lost_epochs(server.direct, name, directory)
     before = server.dump()
     assert "delivered 0 records" in sync(directory)
-    (directory / "tracking.offset").unlink()  # and all of it once more
-    assert "delivered 0 records" not in sync(directory)
     assert server.dump() == before
     assert row.lost == 0
 
@@ -293,46 +291,32 @@ def test_sqlite_locked_by_another_process(quiet, fault, tmp_path):
     row.lost += lost_epochs(store_uri(directory), "locked", directory)
     before = dump(database)
     assert "delivered 0 records" in sync(directory)
-    (directory / "tracking.offset").unlink()
-    sync(directory)
     assert dump(database) == before
     assert row.lost == 0
     row.survived += 1
 
 
-@pytest.mark.parametrize(
-    "damage", ["deleted", "cut to a third", "zeros in the middle", "zero bytes"]
-)
-def test_a_tracking_journal_that_is_lost_is_told_again_from_the_study(
-    server, quiet, fault, tmp_path, damage
-):
+@pytest.mark.parametrize("damage", ["deleted", "cut to a third", "zero bytes"])
+def test_sessions_that_are_lost_cost_nothing_in_mlflow(server, quiet, fault, tmp_path, damage):
     """The server has had it all: it gets nothing twice. A new store gets everything."""
-    row = fault(f"tracking journal {damage}, then sync")
+    row = fault(f"sessions.jsonl {damage}, then sync")
     row.tries += 1
     server.proxy.switch("fine")
     directory = tmp_path / "copy"
     shutil.copytree(quiet.directory, directory)
-    journal = directory / "tracking.jsonl"
-    content = journal.read_bytes()
-    third = len(content) // 3
+    sessions = directory / "sessions.jsonl"
+    content = sessions.read_bytes()
     if damage == "deleted":
-        journal.unlink()
-        (directory / "tracking.offset").unlink()
-    elif damage == "zero bytes":
-        journal.write_bytes(b"")
-        (directory / "tracking.offset").write_bytes(b"")
-    elif damage == "cut to a third":
-        journal.write_bytes(content[:third])
+        sessions.unlink()
     else:
-        journal.write_bytes(content[:third] + bytes(third) + content[2 * third :])
+        sessions.write_bytes(content[: len(content) // 3] if damage != "zero bytes" else b"")
     before = server.dump()
     sync(directory)
     after = server.dump()
-    files = "files"
-    assert {k: v for k, v in after.items() if k != files} == {
-        k: v for k, v in before.items() if k != files
+    times = {"runs"}  # when it ended is not known any more
+    assert {k: v for k, v in after.items() if k not in times} == {
+        k: v for k, v in before.items() if k not in times
     }
-    assert after[files] == before[files]
     assert "delivered 0 records" in sync(directory)
     sync(directory, "--tracking-uri", "local")
     row.lost += lost_epochs(store_uri(directory), "quiet", directory)
@@ -369,37 +353,31 @@ def test_searches_at_the_same_time_on_one_server_do_not_mix(server, fault, tmp_p
     assert row.lost == 0
 
 
-def test_a_full_disk_delays_the_tracking_journal_and_mlflow_db(fault, tmp_path):
-    """Without a search: its study would wait for room, too."""
-    row = fault("disk full (a tmpfs of 8 MiB) under the tracking journal and mlflow.db")
+def test_a_full_disk_delays_mlflow_db(fault, tmp_path):
+    """The study waits for room on its own; here it has room elsewhere."""
+    row = fault("disk full (a tmpfs of 8 MiB) under mlflow.db")
     row.tries += 1
     with small_disk(tmp_path / "disk", "8m") as disk:
-        (disk / "spec.yaml").write_text("name: demo\n")
-        (disk / "big.html").write_bytes(bytes(100_000))
         troubles: list[str] = []
-        tracker = open_tracker(disk, troubles=troubles)
-        tracker.search_started({"trials": 3}, {}, [disk / "spec.yaml"])
-        wait_for(lambda: tracker._courier.count_pending() == 0)
-        tracker.search_ended("KILLED", {}, [])  # room in the journal's last page is used up
+        directory = tmp_path / "search"
+        directory.mkdir()
+        uri = f"sqlite:///{disk}/mlflow.db"
+        driver = open_tracker(directory, uri, troubles)
+        driver.search_started({"trials": 3}, {})
+        assert driver.flush(120)
         ballast = fill(disk)
         for number in range(30):
-            begin = time.monotonic()
-            run_trial(tracker, number)
-            assert time.monotonic() - begin < 1
-        tracker.search_ended("FINISHED", {}, [disk / "big.html"])
-        assert tracker._record.num_waiting > 0
+            run_trial(driver, number)
+        driver.search_ended("FINISHED")
         wait_for(lambda: any("does not answer" in line for line in troubles), 90)
-        time.sleep(15)  # long enough for an operation to be set aside
+        time.sleep(15)  # long enough for a run to be left out
         ballast.unlink()
-        wait_for(lambda: tracker._courier.count_pending() == 0, 120)
-        assert tracker.close(20) == 0
-        assert not any("left out" in line or "lost" in line for line in troubles), troubles
-        runs = all_runs(store_uri(disk))
+        assert driver.close(120)
+        assert not any("left out" in line for line in troubles), troubles
+        runs = all_runs(uri)
         assert len(runs) == 31
         for number in range(30):
-            points = history(store_uri(disk), runs[f"trial {number}"])
+            points = history(uri, runs[f"trial {number}"])
             row.lost += len({0, 1, 2, 3} ^ {step for step, _ in points}) + abs(4 - len(points))
         assert row.lost == 0
-        files = client_of(store_uri(disk)).list_artifacts(runs["demo"].info.run_id)
-        assert {file.path for file in files} == {"spec.yaml", "big.html"}
     row.survived += 1

@@ -12,7 +12,7 @@ from trainer.engine.run import TrainingRun
 from trainer.engine.trainer import Trainer
 
 EPOCHS = 4
-TIMING = {"seconds", "images_per_s"}
+TIMING = {"seconds", "images_per_s", "ended_s"}
 
 
 def state(directory: Path) -> tuple[dict[str, torch.Tensor], list[dict[str, object]]]:

@@ -53,7 +53,7 @@ def story_dir(tmp_path_factory) -> Path:
     """Trials of every state, one of them with a parameter that the others lack, and confirmed."""
     search_dir = tmp_path_factory.mktemp("view")
     tracker = open_tracker(search_dir)
-    tracker.search_started({"trials": 5}, {**TAGS, "okddip.reduction": "last epoch"}, [])
+    tracker.search_started({"trials": 5}, {**TAGS, "okddip.reduction": "last epoch"})
     run_trial(tracker, 0)
     best = run_trial(tracker, 1)
     run_trial(tracker, 2, "pruned", stop=2, best=best)
@@ -64,9 +64,10 @@ def story_dir(tmp_path_factory) -> Path:
     tracker.trial_ended(TrialEnd(4, "complete", 0.55, EPOCHS - 1), best)
     for number, (contender, seed, accuracy) in enumerate(CONFIRM_RUNS):
         confirm_run(tracker, number, contender, seed, accuracy)
-        tracker.stage("confirm").results(number, {"test/leader_accuracy": accuracy - 0.1})
-    tracker.search_ended("FINISHED", {}, [], {"okddip.verdict": "within noise of dml"})
-    assert tracker.close(60) == 0
+    tests = {number: accuracy - 0.1 for number, (_, _, accuracy) in enumerate(CONFIRM_RUNS)}
+    tracker.confirmed(tests, "within noise of dml")
+    tracker.search_ended("FINISHED")
+    assert tracker.close(60)
     return search_dir
 
 

@@ -11,6 +11,7 @@ from tracking_helpers import all_runs, client_of, open_tracker, save_tiny_leader
 
 from okddip_search.tracking.model import FILES
 from okddip_search.tracking.store import store_uri
+from okddip_search.tracking.worker import sync
 
 
 def pickles_in(path: Path) -> list[str]:
@@ -70,11 +71,11 @@ def test_a_model_is_logged_without_pickle_and_gives_the_same_logits(tmp_path):
 
 def test_the_leader_of_a_search_is_logged_once(tmp_path):
     save_tiny_leader(tmp_path / "leader")
-    tracker = open_tracker(tmp_path)
-    tracker.search_started({}, {}, [])
-    tracker.log_leader(tmp_path / "leader")
-    tracker.log_leader(tmp_path / "leader")
-    assert tracker.close(60) == 0
+    driver = open_tracker(tmp_path)
+    driver.search_started({}, {})
+    driver.search_ended("FINISHED")
+    assert driver.close(60)
+    assert sync(tmp_path) == 0
     client = client_of(store_uri(tmp_path))
     parent = all_runs(store_uri(tmp_path))["demo"]
     (model,) = client.search_logged_models([parent.info.experiment_id])

@@ -1,12 +1,14 @@
 """Confirmed leaders in the Model Registry: of the sqlite store, and of a server."""
 
 import contextlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from tracking_helpers import (
+    all_runs,
     client_of,
     free_port,
     get,
@@ -16,10 +18,10 @@ from tracking_helpers import (
     wait_for,
 )
 
-from okddip_search.tracking.courier import sync
 from okddip_search.tracking.store import store_uri
+from okddip_search.tracking.worker import sync
 
-NAME = "demo leader"
+NAME = "demo"
 
 
 @pytest.fixture(params=["sqlite", "server"])
@@ -33,18 +35,19 @@ def search_dir(tmp_path, request) -> Iterator[Path]:
             uri = f"http://127.0.0.1:{(port := free_port())}"
             stack.enter_context(mlflow_server(tmp_path, port))
             wait_for(lambda: get(f"{uri}/health"))
-        tracker = open_tracker(directory, uri)
-        tracker.search_started({}, {}, [])
-        assert tracker.close(60) == 0
         (directory / "uri").write_text(uri or store_uri(directory))
         yield directory
 
 
-def tell(search_dir: Path, leader: str, alias: str, description: str = "") -> None:
-    """Tell of a confirmed leader, as a driver of its own."""
-    tracker = open_tracker(search_dir, (search_dir / "uri").read_text())
-    tracker.log_confirmed(search_dir / leader, NAME, alias, description)
-    assert tracker.close(60) == 0
+def tell(search_dir: Path, leader: str, champion: bool, verdict: str) -> None:
+    """Confirm a leader, as a driver of its own."""
+    (search_dir / "confirm/confirm.json").unlink(missing_ok=True)  # it says that it is running
+    shutil.copytree(search_dir / leader, search_dir / "confirm/leader", dirs_exist_ok=True)
+    driver = open_tracker(search_dir, (search_dir / "uri").read_text())
+    driver.search_started({}, {})
+    driver.confirmed({}, verdict, champion)
+    driver.search_ended("FINISHED")
+    assert driver.close(60)
 
 
 def registered(search_dir: Path) -> tuple[dict[str, str], dict[str, str]]:
@@ -58,11 +61,11 @@ def registered(search_dir: Path) -> tuple[dict[str, str], dict[str, str]]:
 def test_a_verdict_moves_aliases_and_the_same_weights_stay_one_version(search_dir):
     save_tiny_leader(search_dir / "one", seed=1)
     save_tiny_leader(search_dir / "two", seed=2)
-    tell(search_dir, "one", "candidate", "within noise")
+    tell(search_dir, "one", False, "within noise")
     assert registered(search_dir) == ({"candidate": "1"}, {"1": "within noise"})
-    tell(search_dir, "one", "champion", "better")
+    tell(search_dir, "one", True, "better")
     assert registered(search_dir) == ({"champion": "1"}, {"1": "better"})
-    tell(search_dir, "two", "candidate", "within noise")
+    tell(search_dir, "two", False, "within noise")
     verdicts = {"1": "better", "2": "within noise"}
     assert registered(search_dir) == ({"champion": "1", "candidate": "2"}, verdicts)
     loads_as_saved(search_dir)
@@ -71,8 +74,7 @@ def test_a_verdict_moves_aliases_and_the_same_weights_stay_one_version(search_di
     client = client_of((search_dir / "uri").read_text())
     client.set_registered_model_alias(NAME, "champion", "2")
     client.delete_registered_model_alias(NAME, "candidate")
-    (search_dir / "tracking.offset").unlink()
-    tell(search_dir, "two", "candidate", "within noise")
+    tell(search_dir, "two", False, "within noise")
     assert sync(search_dir) == 0
     assert registered(search_dir) == ({"champion": "2"}, verdicts)
     experiment = client.get_experiment_by_name("demo")
@@ -81,8 +83,8 @@ def test_a_verdict_moves_aliases_and_the_same_weights_stay_one_version(search_di
     assert all("mlflow.modelVersions" in model.tags for model in models)
 
     # These weights lost their title by a new verdict, which is about them alone.
-    tell(search_dir, "one", "champion", "better")
-    tell(search_dir, "one", "candidate", "within noise after all")
+    tell(search_dir, "one", True, "better")
+    tell(search_dir, "one", False, "within noise after all")
     assert registered(search_dir)[0] == {"candidate": "1"}
 
 
@@ -110,31 +112,21 @@ def loads_as_saved(search_dir: Path) -> None:
 def test_a_registration_cut_off_in_the_middle_is_completed(tmp_path):
     save_tiny_leader(tmp_path / "leader")
     (tmp_path / "uri").write_text(store_uri(tmp_path))
-    tell(tmp_path, "leader", "champion", "better")
+    tell(tmp_path, "leader", True, "better")
     client = client_of(store_uri(tmp_path))
     client.delete_registered_model_alias(NAME, "champion")
     client.delete_model_version_tag(NAME, "1", "okddip.told_ms")
-    (tmp_path / "tracking.offset").unlink()
-    assert sync(tmp_path) == 2
+    [run] = (run for run in all_runs(store_uri(tmp_path)).values())
+    client.delete_tag(run.info.run_id, "okddip.uploads")
+    assert sync(tmp_path) > 0
     assert registered(tmp_path) == ({"champion": "1"}, {"1": "better"})
-
-
-def test_a_verdict_is_not_given_to_weights_that_came_later(tmp_path):
-    save_tiny_leader(tmp_path / "leader", seed=1)
-    tracker = open_tracker(tmp_path, "http://127.0.0.1:9")  # nobody listens
-    tracker.search_started({}, {}, [])
-    tracker.log_confirmed(tmp_path / "leader", NAME, "champion", "better")
-    assert tracker.close(0.5) == 3
-    tracker._courier.join(20)
-    save_tiny_leader(tmp_path / "leader", seed=2)
-    assert sync(tmp_path, "local") == 3
-    assert client_of(store_uri(tmp_path)).search_model_versions() == []
 
 
 def test_a_leader_that_is_not_there_costs_the_search_nothing(tmp_path):
     troubles: list[str] = []
-    tracker = open_tracker(tmp_path, troubles=troubles)
-    tracker.search_started({}, {}, [])
-    tracker.log_confirmed(tmp_path / "nowhere", NAME, "candidate", "")
-    assert tracker.close(30) == 0
-    assert any("no leader in" in message for message in troubles)
+    driver = open_tracker(tmp_path, troubles=troubles)
+    driver.search_started({}, {})
+    driver.confirmed({}, "within noise")
+    driver.search_ended("FINISHED")
+    assert driver.close(30)
+    assert troubles == []

@@ -43,7 +43,7 @@ def write_config(folder: Path, **changes: object) -> None:
 
 def measured(result: dict) -> list[dict]:
     return [
-        {k: v for k, v in entry.items() if k not in {"seconds", "images_per_s"}}
+        {k: v for k, v in entry.items() if k not in {"seconds", "images_per_s", "ended_s"}}
         for entry in result["history"]
     ]
 

@@ -51,10 +51,10 @@ def story_dir(tmp_path_factory) -> Path:
     search_dir.mkdir()
     (search_dir / "spec.yaml").write_text("name: demo\n")
     tracker = open_tracker(search_dir)
-    tracker.search_started({}, TAGS, [search_dir / "spec.yaml"])
+    tracker.search_started({}, TAGS)
     run_trial(tracker, 0)
-    tracker.search_ended("FINISHED", {}, [])
-    assert tracker.close(60) == 0
+    tracker.search_ended("FINISHED")
+    assert tracker.close(60)
     return search_dir
 
 
@@ -97,8 +97,9 @@ def test_ui_links_no_view_that_the_store_lacks(story_dir, tmp_path):
     assert "viewStateShareKey" in _links(moved, "http://h")[0]
     assert not any("confirm" in line for line in _links(moved, "http://h"))
     tracker = open_tracker(moved)
+    tracker.search_started({}, TAGS)
     confirm_run(tracker, 0, "trial 0", 1, 0.5)
-    assert tracker.close(30) == 0
+    assert tracker.close(30)
     table, _, confirm, _ = _links(moved, "http://h")
     assert confirm.split()[-1] == f"{table.split()[-1]}-confirm"
     with contextlib.closing(sqlite3.connect(moved / "mlflow.db")) as connection, connection:

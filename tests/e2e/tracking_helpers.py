@@ -1,6 +1,7 @@
-"""A search's story as the bridge tells it, and what an MLflow store made of it."""
+"""A search as it lies on disk, told by a driver's hooks, and what an MLflow store made of it."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -9,13 +10,19 @@ import subprocess
 import sys
 import time
 import urllib.request
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.pruners import NopPruner
+from optuna.trial import Trial, TrialState, create_trial
 
 from okddip_search.study.events import TrialEnd
-from okddip_search.tracking import Tracker
-from okddip_search.tracking.stage import Past
+from okddip_search.study.storage import open_journal
+from okddip_search.study.trials import IDENTITY, REASON
+from okddip_search.tracking.worker import Tracker
+from trainer.io.files import write_json
 
 TAGS = {"git": "abc123", "okddip.space": "digits.yaml"}
 EPOCHS = 4
@@ -38,6 +45,100 @@ def report(epoch: int, accuracy: float, **changes) -> dict:
     }
 
 
+class Stage:
+    """A study in a search directory, written as the bridge and the workers write it."""
+
+    def __init__(self, tracker: Tracker, home: Path) -> None:
+        self.home = home
+        self._study = open_journal(home, home.name, NopPruner())
+        self._listener = tracker.stage(home)
+        self._history: dict[int, list[dict]] = {}
+
+    def trial_started(self, number, params, resumed=False) -> None:
+        if not resumed:
+            kinds = {int: IntDistribution, float: FloatDistribution}
+            is_sampled = "contender" not in params
+            self._study.add_trial(
+                create_trial(
+                    state=TrialState.RUNNING,
+                    params=params if is_sampled else {},
+                    distributions={k: kinds[type(v)](0, 1000) for k, v in params.items()}
+                    if is_sampled
+                    else {},
+                    user_attrs={} if is_sampled else {k: params[k] for k in ("contender", "seed")},
+                )
+            )
+        self._listener.trial_started(number, params, resumed)
+
+    def epoch_reported(self, number, step, report) -> None:
+        """An epoch that the study has already is not recorded again."""
+        frozen = self._study.trials[number]
+        if step not in frozen.intermediate_values:
+            Trial(self._study, frozen._trial_id).report(report["leader_accuracy"], step)
+        self._history.setdefault(number, []).append(report)
+        self._listener.epoch_reported(number, step, report)
+
+    def trial_ended(self, end: TrialEnd, best: TrialEnd | None = None) -> None:
+        trial = Trial(self._study, self._study.trials[end.number]._trial_id)
+        if end.reason:
+            trial.set_user_attr(REASON, end.reason)
+        state = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
+        value = end.value if end.state == "complete" else None
+        self._study.tell(trial, value, state.get(end.state, TrialState.FAIL))
+        self.checkpoint(end.number)
+        self._listener.trial_ended(end, best)
+
+    def checkpoint(self, number: int) -> None:
+        """Write what a worker keeps of a run."""
+        folder = self.home / "trials" / str(number)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "state.json", {"history": self._history.get(number, [])})
+
+
+class Driver(Stage):
+    """A driver at work in a search directory."""
+
+    def __init__(self, search_dir: Path, uri: str | None, troubles: list[str]) -> None:
+        self.directory = search_dir
+        self.tracker = Tracker(search_dir, uri, "demo", on_trouble=troubles.append)
+        self._stages: dict[str, Stage] = {}
+        super().__init__(self.tracker, search_dir)
+        self.flush, self.close = self.tracker.flush, self.tracker.close
+        self.search_ended = self.tracker.end
+
+    def search_started(self, params, tags) -> None:
+        self.tracker.begin(params, tags)
+        self._study.set_user_attr(IDENTITY, self.tracker.session.identity)
+
+    def stage(self, name: str) -> Stage:
+        """Return the study in a folder of the search."""
+        if name not in self._stages:
+            self._stages[name] = Stage(self.tracker, self.directory / name)
+        return self._stages[name]
+
+    def confirmed(self, tests: dict[int, float], verdict: str = "", champion=False) -> None:
+        """Write what a confirmation found."""
+        self.stage("confirm")
+        write_findings(self.directory, tests, verdict, champion)
+
+
+def write_findings(search_dir: Path, tests: dict[int, float], verdict: str, champion: bool) -> None:
+    """Write ``confirm.json`` as far as MLflow shows it."""
+    home = search_dir / "confirm"
+    home.mkdir(exist_ok=True)
+    runs = [{"number": number, "test": test} for number, test in tests.items()]
+    found = {
+        "format": 1,
+        "state": "complete",
+        "contenders": [{"label": "trial 1", "runs": runs}],
+        "winner": "trial 1",
+        "verdict": {"sentence": verdict, "allows_champion": champion} if verdict else None,
+        "retrained": None,
+        "ended": datetime.now(UTC).isoformat(),
+    }
+    write_json(home / "confirm.json", found)
+
+
 def run_trial(tracker, number, state="complete", start=0, stop=EPOCHS, best=None, resumed=False):
     """Tell a trial's story; accuracy falls after its second epoch, so that best is not last."""
     tracker.trial_started(number, {"lr": 0.1 / 3, "num_peers": 2 + number}, resumed)
@@ -52,10 +153,11 @@ def run_trial(tracker, number, state="complete", start=0, stop=EPOCHS, best=None
     return end
 
 
-def confirm_run(tracker, number, contender, seed, accuracy, stop=EPOCHS, resumed=False):
+def confirm_run(driver, number, contender, seed, accuracy, stop=EPOCHS, resumed=False):
     """Tell the story of a confirm run that ends well, or stop telling it after some epochs."""
-    stage = tracker.stage("confirm")
+    stage = driver.stage("confirm")
     method = "okddip" if contender.startswith("trial") else contender
+    write_plan(stage.home, contender, method)
     params = {"contender": contender, "seed": seed, "method": method}
     stage.trial_started(number, params, resumed)
     for epoch in range(stop):
@@ -64,16 +166,16 @@ def confirm_run(tracker, number, contender, seed, accuracy, stop=EPOCHS, resumed
         stage.trial_ended(TrialEnd(number, "complete", accuracy, EPOCHS - 1), None)
 
 
-def past_trial(end: TrialEnd, params: dict, known: dict | None = None) -> Past:
-    """Describe a trial as its study has it, with the epochs that are known of it."""
-    reports = known or {}
-    return Past(end.number, params, end, tuple(reports), lambda: reports, 1_700_000_000_000,
-                1_700_000_100_000)  # fmt: skip
+def write_plan(home: Path, contender: str, method: str) -> None:
+    """Add a contender to ``plan.yaml``, which JSON is, too."""
+    path = home / "plan.yaml"
+    known = json.loads(path.read_text())["contenders"] if path.exists() else []
+    known.append({"label": contender, "config": {"method": method}})
+    write_json(path, {"contenders": known})
 
 
-def open_tracker(search_dir: Path, uri: str | None = None, troubles: list | None = None) -> Tracker:
-    told = troubles if troubles is not None else []
-    return Tracker(search_dir, uri, "demo", on_trouble=told.append)
+def open_tracker(search_dir: Path, uri: str | None = None, troubles: list | None = None) -> Driver:
+    return Driver(search_dir, uri, troubles if troubles is not None else [])
 
 
 @contextlib.contextmanager

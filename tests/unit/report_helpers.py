@@ -9,6 +9,7 @@ from okddip_search.driver.bridge import StudyBridge
 from okddip_search.driver.work import SearchAgenda
 from okddip_search.report.page import write_report
 from okddip_search.space.load import load_space
+from okddip_search.study.sessions import Session, SessionLog
 from okddip_search.study.study import open_study, require_same_images
 from trainer.data.base import DevelopmentData
 from trainer.data.load import load_development_data
@@ -71,8 +72,8 @@ def run_trial(
     return number
 
 
-def write_tracking(directory: Path, ended: str | None) -> None:
-    """Write what the search tells MLflow, as far as the report reads it."""
+def write_sessions(directory: Path, ended: str | None) -> None:
+    """Write who worked on the search, and how it ended."""
     tags = {
         "okddip.command": COMMAND.replace("me:hunter2", "***"),
         "okddip.host": "box",
@@ -80,11 +81,11 @@ def write_tracking(directory: Path, ended: str | None) -> None:
         "okddip.python": "3.12.1",
         "okddip.torch": "2.9.0",
     }
-    operations = [{"op": "journal"}, {"op": "search", "store": "local", "tags": tags}]
+    (directory / "sessions.jsonl").unlink(missing_ok=True)
+    log = SessionLog(directory)
+    log.begin(Session("s1", "tiny", tags=tags))
     if ended:
-        operations.append({"op": "search_end", "status": ended})
-    lines = "".join(json.dumps(operation) + "\n" for operation in operations)
-    (directory / "tracking.jsonl").write_text(lines)
+        log.end(ended)
 
 
 def make_search(directory: Path) -> Path:
@@ -94,7 +95,7 @@ def make_search(directory: Path) -> Path:
         run_trial(directory, bridge, data)
     bridge.fail(run_trial(directory, bridge, data, epochs=1), REASON)
     run_trial(directory, bridge, data, epochs=2)
-    write_tracking(directory, ended=None)
+    write_sessions(directory, ended=None)
     return directory
 
 

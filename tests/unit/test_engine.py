@@ -27,7 +27,7 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_cuda)]
 STRUCTURES = ["network", "branch"]
 LEARNING = {"epochs": 15, "batch_size": 16, "lr_schedule": "cosine"}
-TIMING = {"seconds", "images_per_s"}
+TIMING = {"seconds", "images_per_s", "ended_s"}
 
 
 def tiny(**changes: object) -> TrainConfig:

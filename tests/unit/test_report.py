@@ -19,7 +19,7 @@ from report_helpers import (
     make_search,
     make_single_search,
     write_confirm,
-    write_tracking,
+    write_sessions,
 )
 
 from okddip_search.errors import UserError
@@ -27,6 +27,7 @@ from okddip_search.layout import JOURNAL
 from okddip_search.report.charts import make_charts
 from okddip_search.report.page import render, write_report
 from okddip_search.report.sources import read_sources
+from okddip_search.study.sessions import Session, SessionLog
 from trainer.io.files import exclusive_lock
 
 
@@ -139,12 +140,12 @@ class TestReading:
             ("FAILED", "failed"),
             ("FINISHED", "finished"),
         ):
-            write_tracking(search_dir, ended=word)
+            write_sessions(search_dir, ended=word)
             assert state() == expected
 
     def test_offers_to_resume_what_can_be(self, search_dir):
         assert "okddip-search --resume --out" in page_of(search_dir).text
-        write_tracking(search_dir, ended="FINISHED")
+        write_sessions(search_dir, ended="FINISHED")
         assert "--resume" not in page_of(search_dir).text
 
     def test_is_written_before_any_trial_has_reported(self, search_dir):
@@ -300,9 +301,7 @@ class TestPage:
         assert not any("<script" in label for label in labels)
 
     def test_passwords_are_masked(self, search_dir):
-        tracking = search_dir / "tracking.jsonl"
-        line = json.dumps({"op": "search", "store": "x", "tags": {"okddip.command": COMMAND}})
-        tracking.write_text(line + "\n")
+        SessionLog(search_dir).begin(Session("s1", "tiny", tags={"okddip.command": COMMAND}))
         confirm = make_confirm(search_dir)
         confirm["command"] = confirm["openings"][0]["command"] = COMMAND
         write_confirm(search_dir, confirm)

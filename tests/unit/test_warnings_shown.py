@@ -6,7 +6,7 @@ import optuna
 import pytest
 
 from okddip_search.terminal import quiet_libraries
-from okddip_search.tracking.record import Record
+from okddip_search.tracking.worker import Tracker
 
 
 @pytest.fixture(autouse=True)
@@ -31,5 +31,5 @@ def test_a_warning_of_ours_is_shown_and_one_of_a_library_is_not(tmp_path):
 def test_what_the_tracking_tells_is_shown_once(tmp_path):
     shown = []
     with quiet_libraries(shown.append):
-        Record(tmp_path, "demo", shown.append).tell("MLflow does not answer")
+        Tracker(tmp_path, None, "demo", on_trouble=shown.append)._tell("MLflow does not answer")
     assert shown == ["MLflow does not answer"]

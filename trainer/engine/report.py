@@ -31,6 +31,7 @@ class EpochReport:
         attention_entropy: Mean entropy of its rows in nats; log P is a plain mean.
         seconds: Wall time of the epoch, evaluation included.
         images_per_s: Training images a second, evaluation excluded.
+        ended_s: When the epoch ended, seconds since 1970; None: an earlier version wrote it.
     """
 
     epoch: int
@@ -54,6 +55,7 @@ class EpochReport:
     attention_entropy: float | None
     seconds: float
     images_per_s: float
+    ended_s: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; ``asdict`` copies deeply and costs more than the JSON."""

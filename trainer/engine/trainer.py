@@ -167,6 +167,7 @@ class Trainer:
             **evaluate(self.group, self.method, self._validation),
             seconds=time.perf_counter() - started,
             images_per_s=num_images / train_s,
+            ended_s=time.time(),
         )
         if not math.isfinite(report.leader_nll):
             raise NonFiniteLossError(self.epoch, len(self._batches), report.leader_nll)

@@ -1,4 +1,4 @@
-"""The pure parts of tracking: the journal, what it tells, names, secrets, moved directories."""
+"""The parts of tracking that need no store: what is derived, names, secrets, moved directories."""
 
 import base64
 import json
@@ -7,25 +7,17 @@ import sqlite3
 import subprocess
 import sys
 import zlib
-from pathlib import Path
 
 import pytest
+from tracking_helpers import TAGS, open_tracker, report, run_trial
 
 from okddip_search.errors import UserError
 from okddip_search.masking import masked
-from okddip_search.tracking.courier import sync
-from okddip_search.tracking.journal import (
-    Journal,
-    Position,
-    Story,
-    epoch_metrics,
-    finite,
-    param_text,
-    read,
-    run_key,
-    stage_of,
-)
-from okddip_search.tracking.stage import run_name
+from okddip_search.study.events import TrialEnd
+from okddip_search.study.reading import stage_of
+from okddip_search.study.sessions import Session, SessionLog, read_sessions
+from okddip_search.tracking.desired import epoch_metrics, finite, param_text, run_name
+from okddip_search.tracking.reader import Reader
 from okddip_search.tracking.store import (
     artifact_uri,
     relocate,
@@ -34,6 +26,7 @@ from okddip_search.tracking.store import (
     target_of,
 )
 from okddip_search.tracking.view import confirm_view, search_view, view_url
+from okddip_search.tracking.worker import sync, usual_uri
 
 REPORT = {
     "epoch": 3,
@@ -53,110 +46,153 @@ REPORT = {
 }
 
 
-def operations(path: Path) -> list[dict]:
-    return [operation for operation, _ in read(path)]
-
-
-def test_importing_tracking_is_light():
+def test_the_ui_imports_no_heavy_library():
     code = (
-        "import sys, okddip_search.tracking, okddip_search.tracking.ui;"
+        "import sys, okddip_search.tracking.ui, okddip_search.tracking.store;"
         "sys.exit(bool({'mlflow', 'torch', 'ray', 'optuna'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_what_is_appended_is_read_back_in_order(tmp_path):
-    journal = Journal(tmp_path / "j")
-    for number in range(5):
-        journal.append({"op": "x", "number": number})
-    found = list(read(tmp_path / "j"))
-    assert [operation["number"] for operation, _ in found] == [0, 1, 2, 3, 4]
-    assert all(operation["t"] > 1_600_000_000_000 for operation, _ in found)
-    rest = read(tmp_path / "j", offset=found[1][1], limit=2)
-    assert [operation["number"] for operation, _ in rest] == [2, 3]
+# Sessions
 
 
-@pytest.mark.parametrize("torn", [b'{"op": "x"', b"{", b"x" * 200_000])
-def test_a_torn_last_line_is_cut_at_reopening(tmp_path, torn):
-    path = tmp_path / "j"
-    Journal(path).append({"op": "whole"})
-    with path.open("ab") as file:
-        file.write(torn)
-    assert [operation["op"] for operation in operations(path)] == ["whole"]
-    Journal(path).append({"op": "next"})
-    assert [operation["op"] for operation in operations(path)] == ["whole", "next"]
+def session(**changes) -> Session:
+    return Session(**{"search_id": "s1", "name": "demo", "store": "local", **changes})
 
 
-def test_a_line_that_was_torn_and_never_written_again_is_all_that_is_lost(tmp_path):
-    path = tmp_path / "j"
-    path.write_bytes(b'{"op": "x"')
-    Journal(path)
-    assert path.read_bytes() == b""
+def test_a_session_is_read_back_with_how_it_ended(tmp_path):
+    log = SessionLog(tmp_path)
+    log.begin(session(params={"trials": "3"}, tags={"okddip.host": "box"}))
+    [running] = read_sessions(tmp_path)
+    assert (running.status, running.ended_ms) == (None, None)
+    log.end("KILLED")
+    log.begin(session())
+    ended, again = read_sessions(tmp_path)
+    assert (ended.status, ended.tags, ended.params) == (
+        "KILLED",
+        {"okddip.host": "box"},
+        {"trials": "3"},
+    )
+    assert ended.begun_ms <= ended.ended_ms <= again.begun_ms
+    assert again.status is None
 
 
-def test_damage_in_the_middle_costs_one_line(tmp_path):
-    path = tmp_path / "j"
-    path.write_bytes(b'{"op":"a"}\n{"op":\x00\xff\n\n{"op":"b"}\n')
-    assert [operation["op"] for operation in operations(path)] == ["a", "b"]
+def test_sessions_cut_at_any_byte_lose_at_most_the_last_line(tmp_path):
+    log = SessionLog(tmp_path)
+    for status in ("KILLED", "FINISHED"):
+        log.begin(session())
+        log.end(status)
+    whole, path = read_sessions(tmp_path), tmp_path / "sessions.jsonl"
+    content = path.read_bytes()
+    for cut in range(len(content)):
+        path.write_bytes(content[:cut])
+        left = read_sessions(tmp_path)
+        assert len(left) >= content[:cut].count(b"begin") - 1
+        assert [known.begun_ms for known in left] == [s.begun_ms for s in whole[: len(left)]]
+        SessionLog(tmp_path).begin(session())  # the next driver begins a line of its own
+        assert len(read_sessions(tmp_path)) == len(left) + 1
 
 
-def test_position_is_kept_per_store(tmp_path):
-    journal = tmp_path / "j"
-    journal.write_bytes(b"0123456789" * 3)
-    local, server = (Position(tmp_path / "p", journal, key) for key in ("local", "http://h"))
-    assert local.load() == 0
-    local.save(10)
-    server.save(20)
-    assert (local.load(), server.load()) == (10, 20)
+RUBBISH = ["", "null", "[]", "{}", '{"event": "begin"}', "\0" * 99, "[" * 9999]
+RUBBISH += ['{"event": "end", "status": 5, "time_ms": "x"}', '{"event": "begin", "params": 5}']
 
 
-def test_story_is_what_the_journal_told(tmp_path):
-    journal = Journal(tmp_path / "j")
-    lines = [
-        {"op": "journal", "search_id": "s", "name": "demo"},
-        {"op": "search", "store": "http://h", "params": {}, "tags": {"git": "1"}},
-        {"op": "trial", "trial": 0, "params": {"lr": "1"}, "tags": {}},
-        {"op": "trial", "trial": 1, "params": {"lr": "1", "wd": "2"}, "tags": {}},
-        {"op": "epoch", "trial": 1, "step": 0, "metrics": {"best_leader_accuracy": 0.5}},
-        {"op": "epoch", "trial": 1, "step": 1, "metrics": {}},
-        {"op": "end", "trial": 0, "state": "complete"},
+@pytest.mark.parametrize("rubbish", RUBBISH)
+def test_rubbish_among_sessions_is_skipped(tmp_path, rubbish):
+    SessionLog(tmp_path).begin(session())
+    with (tmp_path / "sessions.jsonl").open("a") as file:
+        file.write(rubbish + "\n")
+    SessionLog(tmp_path).end("FINISHED")
+    [known] = read_sessions(tmp_path)
+    assert known.status == "FINISHED"
+
+
+def test_an_earlier_versions_journal_says_who_worked_and_how_it_ended(tmp_path):
+    operations = [
+        {"op": "journal", "version": 1, "search_id": "s1", "name": "demo", "t": 1},
+        {"op": "search", "store": "http://***@h", "params": {"trials": "3"}, "tags": {}, "t": 5},
+        {"op": "epoch", "trial": "0", "step": 0, "metrics": {}, "t": 6},
+        {"op": "search_end", "status": "FINISHED", "state": "complete", "t": 9},
     ]
-    for line in lines:
-        journal.append(line)
-    story = Story.from_journal(tmp_path / "j")
-    assert (story.search_id, story.name, story.store) == ("s", "demo", "http://h")
-    assert (story.open, story.ended, story.columns) == ({"1"}, {"0"}, ["lr", "wd"])
-    assert (story.last_step("1"), story.last_step("0")) == (1, -1)
-    assert (story.best, story.tags) == ({"1": 0.5}, {"git": "1"})
+    lines = "".join(json.dumps(operation) + "\n" for operation in operations)
+    (tmp_path / "tracking.jsonl").write_text(lines)
+    [known] = read_sessions(tmp_path)
+    assert (known.search_id, known.begun_ms, known.ended_ms) == ("s1", 5, 9)
+    assert known.status == "FINISHED"
+    SessionLog(tmp_path).begin(session())
+    assert [s.status for s in read_sessions(tmp_path)] == ["FINISHED", None]
 
 
-def test_a_search_is_not_told_by_the_trials_of_other_stages(tmp_path):
-    journal = Journal(tmp_path / "j")
-    found = {"metrics": {"test/leader_accuracy": 0.4}, "tags": {"note": "x"}}
-    lines = [
-        {"op": "trial", "trial": "0", "params": {"lr": "1"}, "tags": {}},
-        {"op": "end", "trial": "0", "state": "complete"},
-        {"op": "trial", "trial": "confirm-0", "params": {"contender": "trial 0"}, "tags": {}},
-        {"op": "epoch", "trial": "confirm-0", "step": 3, "metrics": {}},
-        {"op": "end", "trial": "confirm-0", "state": "complete"},
-        {"op": "results", "trial": "confirm-0", "step": 3, **found},
-    ]
-    for line in lines:
-        journal.append(line)
-    story = Story.from_journal(tmp_path / "j")
-    assert (story.columns, story.common) == (["lr"], ["lr"])
-    assert (story.ended, story.num_ended) == ({"0", "confirm-0"}, 1)
-    assert story.last_step("confirm-0") == 3
-    assert story.results == {"confirm-0": {"test/leader_accuracy": 0.4, "note": "x"}}
+def test_sync_needs_a_search_and_the_password(tmp_path):
+    with pytest.raises(UserError, match=r"no study\.journal"):
+        sync(tmp_path)
+    SessionLog(tmp_path).begin(session(store="http://***@h"))
+    with pytest.raises(UserError, match="password"):
+        sync(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("stage", "number", "key"),
-    [("search", 3, "3"), ("confirm", 3, "confirm-3"), ("tuning-cl_ilr", 12, "tuning-cl_ilr-12")],
-)
-def test_numbers_of_stages_do_not_collide(stage, number, key):
-    assert run_key(stage, number) == key
-    assert stage_of(key) == stage
+# What is derived
+
+
+def desired(directory):
+    return Reader(directory, None).read()
+
+
+def test_a_search_whose_sessions_are_lost_is_the_same_search(tmp_path):
+    driver = open_tracker(tmp_path, "http://127.0.0.1:9")
+    driver.search_started({"trials": 1}, TAGS)
+    run_trial(driver, 0)
+    before = desired(tmp_path)
+    driver.close(0)
+    (tmp_path / "sessions.jsonl").unlink()
+    after = desired(tmp_path)
+    assert (after.search_id, after.name) == (before.search_id, before.name)
+    assert usual_uri(tmp_path) == "http://127.0.0.1:9"
+    assert after.children[0].tags == before.children[0].tags
+    assert after.parent.params == before.parent.params
+
+
+def test_epochs_younger_than_a_checkpoint_come_from_memory_and_then_from_disk(tmp_path):
+    driver = open_tracker(tmp_path, "http://127.0.0.1:9")
+    driver.search_started({}, {})
+    driver.trial_started(0, {"lr": 0.1})
+    driver.epoch_reported(0, 0, report(0, 0.5))
+    driver.checkpoint(0)
+    driver.epoch_reported(0, 1, report(1, 0.6))
+
+    def charted(reader):
+        [run] = reader.read().children
+        return [(p.step, p.value) for p in run.points() if p.key == "val/leader_accuracy"]
+
+    live, later = Reader(tmp_path, None, driver.tracker._memory), Reader(tmp_path, None)
+    assert charted(live) == [(0, 0.5), (1, 0.6)]
+    assert charted(later) == [(0, 0.5)]
+    driver.trial_ended(TrialEnd(0, "complete", 0.6, 1))
+    assert charted(later) == charted(live) == [(0, 0.5), (1, 0.6)]
+    driver.close(0)
+
+
+def test_a_killed_search_is_interrupted_and_its_trials_are(tmp_path):
+    driver = open_tracker(tmp_path, "http://127.0.0.1:9")
+    driver.search_started({}, {})
+    driver.trial_started(0, {"lr": 0.1})
+    driver.close(0)
+    found = desired(tmp_path)
+    states = [run.tags["okddip.state"] for run in (found.parent, *found.children)]
+    assert states == ["interrupted", "interrupted"]
+    assert {run.status for run in (found.parent, *found.children)} == {"KILLED"}
+
+
+def test_stages_are_named_by_their_folders(tmp_path):
+    names = {".": "search", "confirm": "confirm", "confirm/tuning/one": "tuning-one"}
+    assert {f: stage_of(tmp_path, tmp_path / f) for f in names} == names
+    (tmp_path / "confirm.1").mkdir()
+    names = {"confirm.1": "confirm", "confirm": "confirm.1", "confirm/tuning/one": "tuning.1-one"}
+    assert {f: stage_of(tmp_path, tmp_path / f) for f in names} == names
+
+
+# Names and numbers
 
 
 @pytest.mark.parametrize(
@@ -226,16 +262,6 @@ def test_credentials_leave_the_address(tmp_path):
     assert target.key == "https://***@host:5000/base"
     assert target_of(tmp_path, None) == target_of(tmp_path, store_uri(tmp_path))
     assert target_of(tmp_path, None).is_local
-
-
-def test_sync_needs_a_journal_and_the_password(tmp_path):
-    with pytest.raises(UserError, match="tracking.jsonl"):
-        sync(tmp_path)
-    journal = Journal(tmp_path / "tracking.jsonl")
-    journal.append({"op": "journal", "search_id": "s", "name": "demo"})
-    journal.append({"op": "search", "store": "http://***@h", "params": {}, "tags": {}})
-    with pytest.raises(UserError, match="password"):
-        sync(tmp_path)
 
 
 def test_two_never_deliver_at_once(tmp_path):

@@ -1,0 +1,164 @@
+"""What MLflow is to show of a search: its runs with their charts, its views, files and models.
+
+Plain values; ``reader`` derives them from the search directory, ``mirror`` sends them.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from okddip_search.study.reading import SEARCH
+from okddip_search.tracking.view import ACCURACY
+
+log = logging.getLogger("okddip_search.tracking")
+log.addHandler(logging.NullHandler())  # a terminal gets what `on_trouble` gets, not log lines
+
+PARENT = ""  # the key of the search's own run, among the keys of trials
+
+
+class Point(NamedTuple):
+    """A point of a chart; the time is in ms since 1970."""
+
+    key: str
+    value: float
+    time_ms: int
+    step: int
+
+
+class Epoch(NamedTuple):
+    """An epoch's metrics by MLflow's names, and when it ended (None: unknown), ms since 1970."""
+
+    metrics: Mapping[str, float]
+    ended_ms: int | None
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as MLflow is to show it; times are in ms since 1970.
+
+    Attributes:
+        key: Names the trial among those of all stages; ``PARENT``: the search itself.
+        stage: ``search``, ``confirm``, ``tuning-METHOD``, …
+        name: For people.
+        started_ms: When it began.
+        ended_ms: When it ended; meaningless while it is running.
+        status: MLflow's; the tag ``okddip.state`` tells apart what it does not.
+        params: As text.
+        tags: As text.
+        reach: Some of the charts, and the last step of each.
+        points: Reads the charts, in the order of the steps; costs reading a file.
+    """
+
+    key: str
+    stage: str
+    name: str
+    started_ms: int
+    ended_ms: int
+    status: str
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    reach: Mapping[str, int]
+    points: Callable[[], list[Point]]
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file or a leader to be kept with the search's run.
+
+    Attributes:
+        path: Where it lies.
+        mark: Changes with the content, and with what is said of it.
+        digest: Of a leader's weights; empty: it is a plain file.
+        alias: Of a confirmed leader, which is to be registered; None: it is not confirmed.
+        words: What is said of a confirmed leader.
+        decided_ms: When it was confirmed, ms since 1970.
+    """
+
+    path: Path
+    mark: str
+    digest: str = ""
+    alias: Literal["champion", "candidate"] | None = None
+    words: str = ""
+    decided_ms: int = 0
+
+
+@dataclass(frozen=True)
+class Desired:
+    """All that MLflow is to show of a search: its run, those of trials, and by name the rest."""
+
+    search_id: str
+    name: str
+    parent: Run
+    children: Sequence[Run]
+    views: Mapping[str, str]
+    uploads: Mapping[str, Upload]
+
+
+def run_key(stage: str, number: int) -> str:
+    """Name a trial in MLflow, so that the stages' numbers do not collide."""
+    return str(number) if stage == SEARCH else f"{stage}-{number}"
+
+
+def run_name(stage: str, number: int, params: Mapping[str, Any]) -> str:
+    """Return the name of a trial's run; in a confirmation it says who trains with which seed."""
+    if stage == SEARCH:
+        return f"trial {number}"
+    if "contender" in params and "seed" in params:
+        return f"{stage}: {params['contender']}, seed {params['seed']}"
+    return f"{stage} {number}"
+
+
+def finite(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Keep the numbers that a chart can show: no text, no inf, no NaN."""
+    return {
+        key: float(value)
+        for key, value in metrics.items()
+        if isinstance(value, (int, float)) and math.isfinite(value)
+    }
+
+
+def param_text(value: Any) -> str:
+    """Write a parameter so that a table column can be read: floats with four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)[:500]
+
+
+def param_texts(params: Mapping[str, Any]) -> dict[str, str]:
+    """Write all parameters as text."""
+    return {str(key): param_text(value) for key, value in params.items()}
+
+
+def epoch_of(report: Mapping[str, Any]) -> Epoch:
+    """Name an epoch's numbers for MLflow, and read off when it ended."""
+    ended_s = report.get("ended_s")
+    return Epoch(epoch_metrics(report), round(1000 * ended_s) if ended_s else None)
+
+
+def epoch_metrics(report: Mapping[str, Any]) -> dict[str, float]:
+    """Name an epoch's numbers for MLflow: slashes make chart sections, few enough to read.
+
+    Fourteen, and the running best makes fifteen: MLflow's pages become slow and hard
+    to read with more. All the others are in the trial's result.json.
+
+    Args:
+        report: ``EpochReport.to_dict()``; what is absent or not finite is left out.
+    """
+    named = {
+        ACCURACY: report.get("leader_accuracy"),
+        "val/ensemble_accuracy": report.get("ensemble_accuracy"),
+        "val/mean_peer_accuracy": report.get("mean_peer_accuracy"),
+        "val/leader_nll": report.get("leader_nll"),
+        "val/leader_ece": report.get("leader_ece"),
+        "train/loss": (report.get("train") or {}).get("total"),
+        "train/lr": report.get("lr"),
+        "peers/ensemble_gap": report.get("ensemble_gap"),
+        "peers/diversity": report.get("diversity"),
+        "peers/disagreement": report.get("disagreement"),
+        "peers/q_statistic": report.get("q_statistic"),
+        "peers/attention_entropy": report.get("attention_entropy"),
+        "time/epoch_s": report.get("seconds"),
+        "time/images_per_s": report.get("images_per_s"),
+    }
+    return finite(named)
