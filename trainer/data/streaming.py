@@ -9,12 +9,16 @@ the number of processes changes no pixel, and a resumed run needs no state but i
 """
 
 import hashlib
+import multiprocessing
 import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -290,7 +294,7 @@ class StreamedTraining:
             DataError: Files cannot be decoded; names them.
         """
         self._batches.seed, self._batches.epoch = seed, epoch
-        for decoded in self._loader:
+        for decoded in _pass(self._loader):
             yield _on_device(decoded, self._device, self._normalise)
 
 
@@ -341,7 +345,7 @@ class StreamedEvaluation:
         Raises:
             DataError: Files cannot be decoded; names them.
         """
-        for decoded in self._loader:
+        for decoded in _pass(self._loader):
             yield _on_device(decoded, self._device, self._normalise)
 
 
@@ -355,36 +359,71 @@ def _loader(
         sampler=batches,
         num_workers=count,
         persistent_workers=count > 0,
-        collate_fn=_as_it_is,
-        worker_init_fn=_obey_the_run_alone,
+        collate_fn=_unchanged,
+        worker_init_fn=partial(_obey_only, os.getpid()),
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # it draws a number a pass, which must not be the run's
     )
 
 
-def _as_it_is(decoded: Any) -> Any:
+def _unchanged(decoded: Any) -> Any:
     return decoded
 
 
-def _obey_the_run_alone(worker: int) -> None:
+# Processes: forked, spawned or from a fork server, whichever way this one starts others
+
+
+def _pass(loader: DataLoader[_Decoded]) -> Iterator[_Decoded]:
+    """Begin a pass over the batches; the first one starts the processes."""
+    if loader.num_workers == 0:
+        return iter(loader)
+    if multiprocessing.get_start_method() == "forkserver":
+        # Otherwise every process would import torch for itself: seconds, and memory of its own.
+        multiprocessing.set_forkserver_preload(["__main__", __name__])
+    with _signals_held_back():
+        return iter(loader)
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Start processes inside: one that is hit before it is deaf would die, and so would a server.
+
+    They inherit the mask, whatever starts them. Signals for the run itself arrive at the end.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    if multiprocessing.get_start_method() != "fork":
+        resource_tracker.ensure_running()  # later, it would unblock the signals
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _obey_only(run: int, worker: int) -> None:
     """Make a process deaf to signals that are meant for all: the run may finish its epoch first.
 
     Terminals, batch systems and service managers signal every process at once. When the run itself
     dies, torch's own watch on the parent ends the process within seconds.
+
+    Args:
+        run: Process ID of the run, which is not the parent of what a fork server started.
+        worker: Number of the process.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a fork has the handler of its parent
-    if sys.platform != "darwin":  # it lacks sigwaitinfo
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_when_the_parent_says_so, daemon=True).start()
+    if sys.platform == "darwin":  # it does not say who sent a signal
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    else:
+        threading.Thread(target=_end_on_sigterm_from, args=(run,), daemon=True).start()
 
 
-def _end_when_the_parent_says_so() -> None:
-    if sys.platform == "darwin":
-        return  # never started there
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
-    os._exit(0)
+if sys.platform != "darwin":
+
+    def _end_on_sigterm_from(run: int) -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != run:
+            pass
+        os._exit(0)
 
 
 def _on_device(decoded: _Decoded, device: torch.device, normalise: Normaliser) -> Batch:
