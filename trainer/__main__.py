@@ -21,25 +21,20 @@ from trainer.io.posix import require_posix
 def main(config_path: Path, out_dir: Path | None, open_test: bool) -> None:
     """Train the group that CONFIG (YAML) describes, and write its leader and result.json."""
     require_posix()
-    from trainer.config.strict import ConfigError
-    from trainer.data.images import DataError
-    from trainer.engine.checkpoint import CheckpointError
-    from trainer.io.files import LockedError
+    from trainer.errors import TrainerError
     from trainer.io.text import visible
 
     out_dir = out_dir or Path("runs") / config_path.stem
     try:
         _train(config_path, out_dir, open_test)
-    except (ConfigError, DataError, CheckpointError, LockedError, OSError) as error:
+    except (TrainerError, OSError) as error:
         place = "" if str(error).startswith(f"{config_path}:") else f"{config_path}: "
-        click.echo(visible(f"Error: {place}{error}"), err=True)
-        sys.exit(2)
+        remedy = f"; {error.remedy}" if isinstance(error, TrainerError) and error.remedy else ""
+        click.echo(visible(f"Error: {place}{error}{remedy}"), err=True)
+        sys.exit(error.exit_code if isinstance(error, TrainerError) else 2)
     except KeyboardInterrupt:
         click.echo(f"Stopped; the same command goes on from {out_dir}.", err=True)
         sys.exit(130)
-    except FloatingPointError as error:
-        click.echo(f"Error: {error}; a lower lr is the usual remedy", err=True)
-        sys.exit(1)
 
 
 def _train(config_path: Path, out_dir: Path, open_test: bool) -> None:

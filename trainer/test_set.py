@@ -19,6 +19,7 @@ from trainer.data.batches import Batch, EvaluationBatches
 from trainer.data.image_files import read_image_files
 from trainer.data.images import DataError, Images, some
 from trainer.data.sources import read_part
+from trainer.errors import TrainerError
 from trainer.io.files import append_line
 from trainer.leader.leader import WEIGHTS, LeaderInfo, load_info, load_leader
 
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 BATCH = 512
 
 
-class OpeningError(ValueError):
+class OpeningError(TrainerError, ValueError):
     """An opening was made for other leaders than those that are asked for now."""
 
 

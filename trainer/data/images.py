@@ -7,12 +7,13 @@ from typing import Literal, Protocol, Self
 import torch
 from torch import Tensor
 
+from trainer.errors import TrainerError
 from trainer.io.text import printable
 
 Part = Literal["train", "test"]
 
 
-class DataError(ValueError):
+class DataError(TrainerError, ValueError):
     """Data that is missing or cannot be used. The message says what, and what to do about it."""
 
 

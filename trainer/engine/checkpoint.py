@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Self
 from safetensors.torch import load_file
 from torch import Tensor
 
+from trainer.errors import TrainerError
 from trainer.io.files import read_json, write_atomically
 from trainer.io.tensors import write_tensors
 from trainer.io.text import shown
@@ -30,7 +31,7 @@ _PREVIOUS = "state.previous.json"
 _TENSORS = "state-*.safetensors"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(TrainerError, ValueError):
     """A state that must not be gone on from: of another version or configuration."""
 
 

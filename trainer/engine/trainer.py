@@ -35,6 +35,7 @@ from trainer.engine.hardware import (
 from trainer.engine.learner import Learner
 from trainer.engine.report import EpochReport
 from trainer.engine.steps import LaunchedSteps, Steps
+from trainer.errors import TrainerError
 from trainer.group.executors import EXECUTORS, resolve_executor
 from trainer.group.group import Network, PeerGroup
 from trainer.methods import build_method
@@ -48,7 +49,7 @@ WHERE_IT_RUNS = {"data", "device", "executor", "num_threads", "checkpoint_every_
 """Fields that may differ when a run goes on elsewhere; the fingerprint speaks for the data."""
 
 
-class NonFiniteLossError(FloatingPointError):
+class NonFiniteLossError(TrainerError, FloatingPointError):
     """The loss became NaN or infinite.
 
     Attributes:
@@ -56,6 +57,9 @@ class NonFiniteLossError(FloatingPointError):
         step: Within the epoch, from 0.
         value: The loss.
     """
+
+    exit_code = 1
+    remedy = "a lower lr is the usual remedy"
 
     def __init__(self, epoch: int, step: int, value: float) -> None:
         self.epoch, self.step, self.value = epoch, step, value

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from trainer.errors import TrainerError
 
-class LockedError(RuntimeError):
+
+class LockedError(TrainerError, RuntimeError):
     """Another process holds the lock."""
 
 

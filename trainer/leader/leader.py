@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from trainer.config.train import ModelName
+from trainer.errors import TrainerError
 from trainer.group.group import Network, single_network
 from trainer.io.files import read_json, write_json
 from trainer.io.tensors import write_tensors
@@ -22,7 +23,7 @@ WEIGHTS = "leader.safetensors"
 INFO = "leader.json"
 
 
-class DamagedLeaderError(ValueError):
+class DamagedLeaderError(TrainerError, ValueError):
     """A leader that is there but cannot be used: damaged, or not what its description says."""
 
 
