@@ -15,7 +15,7 @@ from trainer.data.base import DevelopmentData
 from trainer.engine.checkpoint import CheckpointWriter, DamagedCheckpointError, drop_previous
 from trainer.engine.report import EpochReport
 from trainer.engine.trainer import WHERE_IT_RUNS, Trainer
-from trainer.io.files import LockedError, exclusive_lock, write_json
+from trainer.io.files import exclusive_lock, write_json
 from trainer.leader.leader import LeaderInfo, save_leader
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class TrainingRun:
         self.directory = directory
         self._data = data
         self._held = ExitStack()
-        _wait_for_lock(self._held, directory / "lock", lock_wait_s)
+        self._held.enter_context(exclusive_lock(directory / "lock", lock_wait_s))
         self._writer = self._held.enter_context(CheckpointWriter(directory))
         try:
             teacher_dir = find_teacher(config, data, teachers_dir or directory / "teachers")
@@ -162,18 +162,6 @@ class TrainingRun:
     ) -> None:
         """Let go of the directory."""
         self.close()
-
-
-def _wait_for_lock(held: ExitStack, path: Path, wait_s: float) -> None:
-    deadline = time.monotonic() + wait_s
-    while True:
-        try:
-            held.enter_context(exclusive_lock(path))
-            return
-        except LockedError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)
 
 
 def find_teacher(config: TrainConfig, data: DevelopmentData, teachers_dir: Path) -> Path | None:

@@ -2,12 +2,14 @@
 
 import contextlib
 import errno
-import fcntl
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from trainer.errors import TrainerError
 
@@ -81,7 +83,7 @@ def read_json(path: Path) -> Any:
 def append_line(path: Path, line: str) -> None:
     """Append a line to a log and wait until it is on disk.
 
-    A last line that a crash cut off stays as it is; the new one begins behind it.
+    Nothing is ever taken away: a last line that a crash cut off is ended, and the new one follows.
     """
     is_new = not path.exists()
     with open(path, "a+b") as file:
@@ -93,24 +95,44 @@ def append_line(path: Path, line: str) -> None:
         sync_folder(path.parent)
 
 
+def append_json(path: Path, value: Any) -> None:
+    """Append a record to a log of JSON lines and wait until it is on disk."""
+    append_line(path, json.dumps(value))
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield line number (from 1) and value of every record of a log; nothing if there is no log.
+
+    Lines that a crash cut off, which are no JSON, are skipped.
+    """
+    if not path.exists():
+        return
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        with contextlib.suppress(ValueError, RecursionError):
+            yield number, json.loads(line)
+
+
 @contextlib.contextmanager
-def exclusive_lock(path: Path) -> Iterator[None]:
-    """Hold an advisory lock; the kernel lets go of it however the process ends.
+def exclusive_lock(path: Path, wait_s: float = 0.0) -> Iterator[None]:
+    """Hold an advisory lock (flock); the kernel releases it however the process ends.
+
+    Args:
+        path: The lock file. It stays, and names the process that held it last.
+        wait_s: How long to wait for another holder, possibly ``math.inf``.
 
     Raises:
         LockedError: Another process holds it.
     """
-    with open(path, "a+b", buffering=0) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().decode(errors="replace").strip()
-            raise LockedError(f"{path} is held by process {holder}") from None
+    # A soft lock, filelock's way out where there is no flock, would survive a kill -9.
+    lock = FileLock(path, thread_local=False, fallback_to_soft=False)
+    try:
+        lock.acquire(timeout=-1 if wait_s == math.inf else wait_s, poll_interval=0.2)
+    except Timeout:
+        holder = path.read_text(errors="replace").strip()
+        raise LockedError(f"{path} is held by process {holder}") from None
+    try:
         with contextlib.suppress(OSError):  # a full disk has no room for the number
-            file.truncate(0)
-            file.write(str(os.getpid()).encode())
-        try:
-            yield
-        finally:  # closing alone would leave it with processes forked meanwhile (image decoders)
-            fcntl.flock(file, fcntl.LOCK_UN)
+            path.write_text(str(os.getpid()))
+        yield
+    finally:
+        lock.release()

@@ -16,11 +16,9 @@ from trainer.group.group import Network, single_network
 from trainer.io.files import read_json, write_json
 from trainer.io.tensors import write_tensors
 from trainer.io.text import shown
+from trainer.leader.files import INFO, WEIGHTS
 from trainer.models import build_architecture, check_size
 from trainer.registry import MODELS
-
-WEIGHTS = "leader.safetensors"
-INFO = "leader.json"
 
 
 class DamagedLeaderError(TrainerError, ValueError):
