@@ -1,4 +1,4 @@
-"""One configuration → one trained group of networks (OKDDip and its rivals).
+"""One configuration → one trained group of networks (OKDDip and its baselines).
 
 The package knows nothing of Ray, Optuna or MLflow. Names are loaded on first use, so that reading
 a configuration (``trainer.TrainConfig``) does not import torch.

@@ -15,7 +15,7 @@ from trainer.io.posix import require_posix
     "out_dir",
     metavar="DIR",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Directory of the run; a stopped run in it goes on.  [default: runs/CONFIG's name]",
+    help="Directory of the run; a stopped run in it is resumed.  [default: runs/CONFIG's name]",
 )
 @click.option("--open-test", is_flag=True, help="Afterwards evaluate on the sealed test set, once.")
 def main(config_path: Path, out_dir: Path | None, open_test: bool) -> None:
@@ -33,7 +33,7 @@ def main(config_path: Path, out_dir: Path | None, open_test: bool) -> None:
         click.echo(visible(f"Error: {place}{error}{remedy}"), err=True)
         sys.exit(error.exit_code if isinstance(error, TrainerError) else 2)
     except KeyboardInterrupt:
-        click.echo(f"Stopped; the same command goes on from {out_dir}.", err=True)
+        click.echo(f"Stopped; the same command resumes it from {out_dir}.", err=True)
         sys.exit(130)
 
 
@@ -47,8 +47,8 @@ def _train(config_path: Path, out_dir: Path, open_test: bool) -> None:
 
     config = load_config(config_path)
     data = load_development_data(config.data, cache_dir=out_dir)
-    if data.left_out:
-        click.echo(f"{data.left_out} images are left out; see {out_dir}/corrupt-train.txt")
+    if data.skipped:
+        click.echo(f"{data.skipped} images are left out; see {out_dir}/corrupt-train.txt")
     columns = (
         *Progress.get_default_columns()[:2],
         MofNCompleteColumn(),
@@ -65,7 +65,7 @@ def _train(config_path: Path, out_dir: Path, open_test: bool) -> None:
                 f"loss {report.train['total']:.3f}"
             )
             progress.update(bar, completed=trainer.epoch, state=state)
-        final = trainer.handed_over
+        final = trainer.selected_epoch
     click.echo(
         f"leader's validation accuracy {final.leader_accuracy:.4%} ({config.leader_epoch} epoch, "
         f"{len(data.validation)} images); written to {out_dir}"

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from trainer.config.data import DataConfig
 from trainer.data.batches import Batch, EvaluationBatches
 from trainer.data.image_files import read_image_files
-from trainer.data.images import DataError, Images, some
+from trainer.data.images import DataError, Images, abbreviate
 from trainer.data.sources import read_part
 from trainer.errors import TrainerError
 from trainer.io.files import append_json, read_json_lines
@@ -48,7 +48,7 @@ class TestResult:
 
 @dataclass(frozen=True)
 class Opening:
-    """One opening of the test set, as its log tells it.
+    """One opening of the test set, as recorded in its log.
 
     Attributes:
         time: When it was opened (ISO 8601, UTC); its name in the log.
@@ -167,7 +167,7 @@ def _name(folder: Path, log: Path) -> str:
 
 
 def weights_digest(folder: Path) -> str:
-    """Return what the log knows a leader's weights by: the first 16 digits of their SHA-256."""
+    """Return the digest of a leader's weights in the log: the first 16 digits of their SHA-256."""
     return weights_sha256(folder)[:16]
 
 
@@ -176,7 +176,7 @@ def _require_opened_for(opening: Opening, digests: Mapping[str, str]) -> None:
     if changed:
         raise OpeningError(
             f"the test set was opened on {opening.time} for other leaders, or their weights have "
-            f"changed since: {some(changed)}"
+            f"changed since: {abbreviate(changed)}"
         )
 
 
@@ -186,7 +186,7 @@ def _require_opened_for(opening: Opening, digests: Mapping[str, str]) -> None:
 def _measure(
     infos: Mapping[Path, LeaderInfo], data: DataConfig, device: torch.device, cache_dir: Path | None
 ) -> Iterator[tuple[Path, TestResult]]:
-    """Yield each leader's folder and result, as soon as it is known."""
+    """Yield each leader's folder and result as soon as there is one."""
     if data.streaming:
         yield from _measure_streamed(infos, data, device, cache_dir)
         return

@@ -24,7 +24,7 @@ else:  # one line in the registry is all that a new method or network takes
 
 
 MOST_TEACHERS = 3
-"""A teacher may be taught, too; each is trained before the next."""
+"""A teacher may have a teacher of its own; each is trained before the next."""
 
 
 class TrainConfig(StrictModel):
@@ -133,8 +133,8 @@ class TrainConfig(StrictModel):
     )
     leader_epoch: Literal["last", "best"] = Field(
         default="last",
-        description="whose leader is handed over: of the last epoch, or of the one with the best "
-        "accuracy on the validation images (the first of equals)",
+        description="which epoch's leader is saved: the last one's, or that of the epoch with the "
+        "best accuracy on the validation images (the first of equals)",
     )
     checkpoint_every_s: float = Field(
         default=10.0,

@@ -39,7 +39,7 @@ from trainer.data.splits import divide
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CROP_SHARE = 0.875
-"""Evaluation sees the centre of the image: so much of its shorter side."""
+"""Evaluation sees the centre of the image: this share of its shorter side."""
 MOST_WORKERS = 16
 """Unless a configuration asks for more: their batches in waiting fill the shared memory."""
 
@@ -102,7 +102,7 @@ class StreamedData(DevelopmentData):
             "std_C": self.std_C,
             "flip": self.flip,
             "fingerprint": self.fingerprint,
-            "is_undivided": self.is_undivided,
+            "has_merged_splits": self.has_merged_splits,
             "workers": self.workers,
         }
 
@@ -121,7 +121,7 @@ class StreamedData(DevelopmentData):
                 arrays["side"],
             )
 
-        keys = ("mean_C", "std_C", "flip", "fingerprint", "is_undivided", "workers")
+        keys = ("mean_C", "std_C", "flip", "fingerprint", "has_merged_splits", "workers")
         plain = {key: arrays[key] for key in keys}
         return cls(train=files("train"), validation=files("validation"), **plain)
 
@@ -131,7 +131,7 @@ def load_streamed_data(config: DataConfig, cache_dir: Path | None = None) -> Str
 
     Args:
         config: Where it is, and how to divide it.
-        cache_dir: Where it is kept which images can be decoded; None: nowhere.
+        cache_dir: Where the list of decodable images is kept; None: nowhere.
 
     Raises:
         DataError: Files are missing or cannot be decoded, or too few for the division asked for.
@@ -146,7 +146,7 @@ def load_streamed_data(config: DataConfig, cache_dir: Path | None = None) -> Str
         flip=config.flip is not False,
         fingerprint=_fingerprint(train, validation),
         workers=config.workers,
-        left_out=everything.left_out,
+        skipped=everything.skipped,
     )
 
 
@@ -176,7 +176,7 @@ def decoding_processes(workers: int | None, device: torch.device) -> int:
 
 
 class _Draw(NamedTuple):
-    """What makes a batch: which images, and the numbers that their crops depend on."""
+    """A batch to come: its images, and the numbers that their crops depend on."""
 
     indices: list[int]
     seed: int
@@ -184,7 +184,7 @@ class _Draw(NamedTuple):
 
 
 class _Batches(Sampler[_Draw]):
-    """Says what the batches of an epoch are made of. The processes get everything from here."""
+    """Draws the batches of an epoch. The processes get everything from here."""
 
     def __init__(self, count: int, batch_size: int, steps: int, *, shuffle: bool) -> None:
         self.seed, self.epoch = 0, 0
@@ -207,7 +207,7 @@ class _Batches(Sampler[_Draw]):
 class _Decoder(Dataset[_Decoded]):
     """Decodes a batch at a time.
 
-    Trouble is returned and not raised: raised in a process, it would reach the run as a traceback.
+    Errors are returned and not raised: raised in a process, they would reach the run as tracebacks.
     """
 
     def __init__(self, files: ImageFiles, transform: v2.Transform) -> None:
@@ -225,12 +225,14 @@ class _Decoder(Dataset[_Decoded]):
                 except Exception as error:  # a decoder may raise anything on a damaged file
                     failures.append(f"{path} ({type(error).__name__}: {error})")
                     continue
-                # Not torch.manual_seed: that would seed the GPU, too.
+                # Not torch.manual_seed: that would seed the GPU as well.
                 torch.default_generator.manual_seed(mixed_seed(draw.seed, draw.epoch, index))
                 pixels_BHWC[place] = np.asarray(self._transform(image))
         if failures:
-            told = undecodable(failures, len(draw.indices))
-            return f"{told}; replace or remove them (they could be decoded when the search began)"
+            message = undecodable(failures, len(draw.indices))
+            return (
+                f"{message}; replace or remove them (they could be decoded when the search began)"
+            )
         return images_BHWC, self._files.labels_N[draw.indices]
 
 
@@ -299,7 +301,7 @@ class StreamedTraining:
 
 
 class StreamedEvaluation:
-    """A set in its own order, centre crops, normalised, as often as it is iterated over."""
+    """A set in its own order, centre crops, normalised; it may be iterated over again."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""A run in a directory: saved when that is due, and gone on with where it was saved last."""
+"""A run in a directory: saved when a checkpoint is due, and resumed from the last one."""
 
 import hashlib
 import json
@@ -23,17 +23,17 @@ logger = logging.getLogger(__name__)
 RESULT = "result.json"
 """Written last: where it is, the run is done and all of it is there."""
 LOCK_WAIT_S = 60.0
-"""A worker of a killed driver goes on for some seconds before it ends and lets go of its run."""
+"""A killed driver's worker runs on for some seconds before it ends and releases its run."""
 
 
 class TrainingRun:
-    """A Trainer with a home directory: lock, state, ``result.json``. Use it as a context manager.
+    """A Trainer with a directory: lock, state, ``result.json``. Use it as a context manager.
 
     Args:
         config: The run.
         data: Training and validation images.
-        directory: Made if absent. A state of the same run in it is gone on from; a damaged one is
-            started over.
+        directory: Made if absent. A run saved in it is resumed; where its state is damaged, it
+            starts over.
         teachers_dir: Where a teacher is trained first and kept, for all runs that name it there;
             None: in ``directory``.
         lock_wait_s: How long to wait for another process that is at work here.
@@ -88,7 +88,7 @@ class TrainingRun:
         """
         if not self._writer.busy:
             self._writer.wait()  # raises what went wrong before more is trained in vain
-        self._unsaved = False  # in mid epoch there is nothing that could be gone on from
+        self._unsaved = False  # nothing can be resumed from mid-epoch
         report = self.trainer.run_epoch()
         self._unsaved = True
         interval_s = self.trainer.config.checkpoint_every_s
@@ -128,7 +128,7 @@ class TrainingRun:
 
     def _save_leader(self) -> None:
         trainer, images = self.trainer, self._data.train
-        accuracy = None if self._data.is_undivided else trainer.handed_over.leader_accuracy
+        accuracy = None if self._data.has_merged_splits else trainer.selected_epoch.leader_accuracy
         info = LeaderInfo(
             model=trainer.config.model,
             width=trainer.config.width,
@@ -179,10 +179,10 @@ def find_teacher(config: TrainConfig, data: DevelopmentData, teachers_dir: Path)
         return None
     described = {k: v for k, v in teacher.to_dict().items() if k not in WHERE_IT_RUNS}
     identity = json.dumps([described, data.fingerprint], sort_keys=True)
-    home = teachers_dir / hashlib.sha256(identity.encode()).hexdigest()[:12]
-    if (home / RESULT).exists():  # done; its state may have been deleted
-        return home / "leader"
-    with TrainingRun(teacher, data, home, lock_wait_s=math.inf) as run:
+    directory = teachers_dir / hashlib.sha256(identity.encode()).hexdigest()[:12]
+    if (directory / RESULT).exists():  # done; its state may have been deleted
+        return directory / "leader"
+    with TrainingRun(teacher, data, directory, lock_wait_s=math.inf) as run:
         while not run.trainer.finished:
             run.step()
-    return home / "leader"
+    return directory / "leader"

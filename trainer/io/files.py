@@ -1,4 +1,4 @@
-"""Small promises about files: whole or not at all, and one writer at a time."""
+"""Files that are written whole or not at all, by one writer at a time."""
 
 import contextlib
 import errno
@@ -24,7 +24,7 @@ def expanded(path: str) -> Path:
 
 
 def is_disk_full(error: OSError) -> bool:
-    """Say whether a file could not be written for want of room, the user's share included."""
+    """Say whether a file could not be written because the disk, or the user's quota, is full."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -41,11 +41,11 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def replace_durably(temporary: Path, path: Path) -> None:
-    """Give a finished file its name; after a power cut the name leads to all of it, or to the old.
+    """Give a finished file its name; after a power cut the name has all of it, or the old file.
 
     Args:
         temporary: In the folder of ``path``, closed.
-        path: What it is to be called.
+        path: Its final name.
     """
     with open(temporary, "rb") as file:
         os.fsync(file.fileno())

@@ -27,7 +27,7 @@ class DamagedLeaderError(TrainerError, ValueError):
 
 @dataclass(frozen=True)
 class LeaderInfo:
-    """What it takes to use a leader.
+    """The facts that are needed to use a leader.
 
     Attributes:
         model: Name of the network.
