@@ -28,8 +28,8 @@ from pathlib import Path
 from trainer.io.files import exclusive_lock
 with exclusive_lock(Path(sys.argv[1])):
     decoder = os.fork()  # images are decoded by forks, which outlive a killed run by seconds
-    if decoder:
-        print(decoder, flush=True)
+    if decoder == 0:
+        print(os.getpid(), flush=True)
     time.sleep(600)
 """
 EARLIER = """
