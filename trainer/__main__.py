@@ -15,31 +15,26 @@ from trainer.io.posix import require_posix
     "out_dir",
     metavar="DIR",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Directory of the run; a stopped run in it goes on.  [default: runs/CONFIG's name]",
+    help="Directory of the run; a stopped run in it is resumed.  [default: runs/CONFIG's name]",
 )
 @click.option("--open-test", is_flag=True, help="Afterwards evaluate on the sealed test set, once.")
 def main(config_path: Path, out_dir: Path | None, open_test: bool) -> None:
     """Train the group that CONFIG (YAML) describes, and write its leader and result.json."""
     require_posix()
-    from trainer.config.strict import ConfigError
-    from trainer.data.images import DataError
-    from trainer.engine.checkpoint import CheckpointError
-    from trainer.io.files import LockedError
+    from trainer.errors import TrainerError
     from trainer.io.text import visible
 
     out_dir = out_dir or Path("runs") / config_path.stem
     try:
         _train(config_path, out_dir, open_test)
-    except (ConfigError, DataError, CheckpointError, LockedError, OSError) as error:
+    except (TrainerError, OSError) as error:
         place = "" if str(error).startswith(f"{config_path}:") else f"{config_path}: "
-        click.echo(visible(f"Error: {place}{error}"), err=True)
-        sys.exit(2)
+        remedy = f"; {error.remedy}" if isinstance(error, TrainerError) and error.remedy else ""
+        click.echo(visible(f"Error: {place}{error}{remedy}"), err=True)
+        sys.exit(error.exit_code if isinstance(error, TrainerError) else 2)
     except KeyboardInterrupt:
-        click.echo(f"Stopped; the same command goes on from {out_dir}.", err=True)
+        click.echo(f"Stopped; the same command resumes it from {out_dir}.", err=True)
         sys.exit(130)
-    except FloatingPointError as error:
-        click.echo(f"Error: {error}; a lower lr is the usual remedy", err=True)
-        sys.exit(1)
 
 
 def _train(config_path: Path, out_dir: Path, open_test: bool) -> None:
@@ -52,8 +47,8 @@ def _train(config_path: Path, out_dir: Path, open_test: bool) -> None:
 
     config = load_config(config_path)
     data = load_development_data(config.data, cache_dir=out_dir)
-    if data.left_out:
-        click.echo(f"{data.left_out} images are left out; see {out_dir}/corrupt-train.txt")
+    if data.skipped:
+        click.echo(f"{data.skipped} images are left out; see {out_dir}/corrupt-train.txt")
     columns = (
         *Progress.get_default_columns()[:2],
         MofNCompleteColumn(),
@@ -70,7 +65,7 @@ def _train(config_path: Path, out_dir: Path, open_test: bool) -> None:
                 f"loss {report.train['total']:.3f}"
             )
             progress.update(bar, completed=trainer.epoch, state=state)
-        final = trainer.handed_over
+        final = trainer.selected_epoch
     click.echo(
         f"leader's validation accuracy {final.leader_accuracy:.4%} ({config.leader_epoch} epoch, "
         f"{len(data.validation)} images); written to {out_dir}"

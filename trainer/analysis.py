@@ -16,12 +16,11 @@ import torch
 from torch import Tensor
 
 from trainer.config.data import DataConfig
-from trainer.config.strict import ConfigError
 from trainer.data.base import DevelopmentData
 from trainer.data.batches import Batch as LabelledImages
-from trainer.data.images import DataError
 from trainer.data.load import load_development_data
 from trainer.engine import metrics
+from trainer.errors import TrainerError
 from trainer.group.group import Network
 from trainer.io.files import write_json
 from trainer.leader.leader import load_leader
@@ -110,7 +109,7 @@ def main(directory: Path, draws: int, seed: int) -> None:
     try:
         leader = load_leader(directory / "leader")
         data = load_development_data(DataConfig(**leader.info.trained_with["data"]), directory)
-    except (OSError, ConfigError, DataError, json.JSONDecodeError) as error:
+    except (OSError, TrainerError, json.JSONDecodeError) as error:
         click.echo(f"Error: {directory}: {error}", err=True)
         sys.exit(2)
     images = "validation images"

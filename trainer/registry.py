@@ -17,7 +17,7 @@ class MethodInfo:
     """A training method.
 
     Attributes:
-        home: ``module:Class``, a ``trainer.methods.base.Method``.
+        import_path: ``module:Class``, a ``trainer.methods.base.Method``.
         summary: One line for ``okddip-search methods``.
         source: Where it was published.
         structures: Groups that it can train.
@@ -29,7 +29,7 @@ class MethodInfo:
             so that a CUDA graph can repeat them (executor ``graphed``).
     """
 
-    home: str
+    import_path: str
     summary: str
     source: str
     structures: tuple[Structure, ...] = ("network", "branch")
@@ -44,7 +44,7 @@ class ModelInfo:
     """A network.
 
     Attributes:
-        home: ``module:function``; called with ``channels``, ``num_classes`` and ``width`` it
+        import_path: ``module:function``; called with ``channels``, ``num_classes`` and ``width`` it
             returns a ``trainer.models.Architecture``.
         arguments: Further keyword arguments of the function.
         summary: One line for ``okddip-search models --json``.
@@ -54,7 +54,7 @@ class ModelInfo:
         widths: The only values of ``width`` that there are; None: any.
     """
 
-    home: str
+    import_path: str
     arguments: Mapping[str, Any]
     summary: str
     min_size: int = 8
@@ -212,7 +212,7 @@ def readers_of(field: str) -> list[str]:
     return readers or list(METHODS)
 
 
-def load_home(home: str) -> Any:
+def load_object(import_path: str) -> Any:
     """Import what ``module:name`` points to."""
-    module, _, name = home.partition(":")
+    module, _, name = import_path.partition(":")
     return getattr(import_module(module), name)

@@ -1,7 +1,5 @@
 """The test set, sealed: opened by this one function, and every opening is written down."""
 
-import hashlib
-import json
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,17 +15,19 @@ import torch.nn.functional as F
 from trainer.config.data import DataConfig
 from trainer.data.batches import Batch, EvaluationBatches
 from trainer.data.image_files import read_image_files
-from trainer.data.images import DataError, Images, some
+from trainer.data.images import DataError, Images, abbreviate
 from trainer.data.sources import read_part
-from trainer.io.files import append_line
-from trainer.leader.leader import WEIGHTS, LeaderInfo, load_info, load_leader
+from trainer.errors import TrainerError
+from trainer.io.files import append_json, read_json_lines
+from trainer.leader.files import weights_sha256
+from trainer.leader.leader import LeaderInfo, load_info, load_leader
 
 logger = logging.getLogger(__name__)
 
 BATCH = 512
 
 
-class OpeningError(ValueError):
+class OpeningError(TrainerError, ValueError):
     """An opening was made for other leaders than those that are asked for now."""
 
 
@@ -48,7 +48,7 @@ class TestResult:
 
 @dataclass(frozen=True)
 class Opening:
-    """One opening of the test set, as its log tells it.
+    """One opening of the test set, as recorded in its log.
 
     Attributes:
         time: When it was opened (ISO 8601, UTC); its name in the log.
@@ -118,12 +118,12 @@ def open_test(
     if missing:
         which = {"opening": opening.time} if resume else {"leaders": digests}
         event = "resumed" if resume else "opened"
-        _append(log, {"event": event, "time": now, "reason": reason, **which})
+        append_json(log, {"event": event, "time": now, "reason": reason, **which})
         logger.warning("the test set is %s: %s", event, reason)
         for folder, result in _measure(missing, data, torch.device(device), cache_dir):
             results[names[folder]] = result
             known = {"opening": opening.time, "leader": names[folder], **asdict(result)}
-            _append(log, {"event": "result", **known})
+            append_json(log, {"event": "result", **known})
     return [results[names[folder]] for folder in leader_dirs]
 
 
@@ -136,14 +136,8 @@ def read_openings(log: Path) -> list[Opening]:
     Raises:
         OpeningError: A whole line is no record; an opening must not be forgotten.
     """
-    if not log.exists():
-        return []
     openings: dict[str, tuple[dict[str, Any], dict[str, TestResult]]] = {}
-    for number, line in enumerate(log.read_bytes().split(b"\n"), start=1):
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
+    for number, entry in read_json_lines(log):
         try:
             _note(entry, openings)
         except (KeyError, TypeError, AttributeError):
@@ -173,13 +167,8 @@ def _name(folder: Path, log: Path) -> str:
 
 
 def weights_digest(folder: Path) -> str:
-    """Return what the log knows a leader's weights by: 16 hex digits."""
-    with open(folder / WEIGHTS, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
-def _append(log: Path, entry: Mapping[str, object]) -> None:
-    append_line(log, json.dumps(entry))
+    """Return the digest of a leader's weights in the log: the first 16 digits of their SHA-256."""
+    return weights_sha256(folder)[:16]
 
 
 def _require_opened_for(opening: Opening, digests: Mapping[str, str]) -> None:
@@ -187,7 +176,7 @@ def _require_opened_for(opening: Opening, digests: Mapping[str, str]) -> None:
     if changed:
         raise OpeningError(
             f"the test set was opened on {opening.time} for other leaders, or their weights have "
-            f"changed since: {some(changed)}"
+            f"changed since: {abbreviate(changed)}"
         )
 
 
@@ -197,7 +186,7 @@ def _require_opened_for(opening: Opening, digests: Mapping[str, str]) -> None:
 def _measure(
     infos: Mapping[Path, LeaderInfo], data: DataConfig, device: torch.device, cache_dir: Path | None
 ) -> Iterator[tuple[Path, TestResult]]:
-    """Yield each leader's folder and result, as soon as it is known."""
+    """Yield each leader's folder and result as soon as there is one."""
     if data.streaming:
         yield from _measure_streamed(infos, data, device, cache_dir)
         return

@@ -80,7 +80,7 @@ def _train(session: Session, winner: Contender, seed: int, final: Path) -> bool:
     epochs = int(winner.config["epochs"])
     screen = SearchConsole(session.terminal, "retrain", 1, epochs, 0, noun="run")
     # Not told to MLflow: an accuracy on images trained on would stand beside honest ones.
-    session.run_study(study, agenda, final, screen, None, session.data.undivided())
+    session.run_study(study, agenda, final, screen, None, session.data.merged_splits())
     run = runs_with(study, attributes)[-1]
     if run.state is not TrialState.COMPLETE:
         session.say(f"The retraining did not end. {run.user_attrs.get(REASON, '')}")

@@ -52,8 +52,8 @@ def load_data(spec: SearchSpec, directory: Path, terminal: Console) -> Developme
         data = load_development_data(spec.data, cache_dir=directory.resolve())
     except DataError as error:
         raise UserError(f"data: {error}") from None
-    if data.left_out:
-        left_out = f"{data.left_out} images cannot be decoded and are left out; their names: "
+    if data.skipped:
+        left_out = f"{data.skipped} images cannot be decoded and are left out; their names: "
         terminal.print(f"{left_out}{directory}/corrupt-train.txt", soft_wrap=True)
     return data
 

@@ -1,6 +1,5 @@
 """The best leader as an MLflow model: a ``pt2`` archive without any pickle in it."""
 
-import hashlib
 import importlib.metadata
 import shutil
 import tempfile
@@ -8,17 +7,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trainer.leader.files import INFO, WEIGHTS, weights_sha256
+
 BEST, CONFIRMED = "leader", "confirmed_leader"  # names of models
 FILES = "leader_files"  # the folder in a model that holds the leader as it was saved
 
 _DIGEST_TAG = "okddip.leader_digest"
-_WEIGHTS, _INFO = "leader.safetensors", "leader.json"
 
 
 def digest_of(leader_dir: Path) -> str | None:
     """Return what identifies a saved leader's weights, or None if there are none."""
     try:
-        return hashlib.sha256((leader_dir / _WEIGHTS).read_bytes()).hexdigest()
+        return weights_sha256(leader_dir)
     except FileNotFoundError:
         return None
 
@@ -46,7 +46,7 @@ def log_leader(
     """
     digest = digest_of(leader_dir)
     if digest is None:
-        raise FileNotFoundError(leader_dir / _WEIGHTS)
+        raise FileNotFoundError(leader_dir / WEIGHTS)
     known = _find_model(client, run_id, experiment_id, digest)
     if known is not None and str(known.status) == "READY":
         return str(known.model_id)
@@ -71,7 +71,7 @@ def log_leader(
         digest,
         name=name,
         params=params,
-        files=[leader_dir / _WEIGHTS, leader_dir / _INFO],
+        files=[leader_dir / WEIGHTS, leader_dir / INFO],
     )
 
 

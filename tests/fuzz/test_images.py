@@ -245,7 +245,7 @@ def test_a_damaged_cache_is_made_anew(tmp_path_factory, one, data):
         require_usable(config(one, **fields), cache)
         after = load_development_data(config(one, **fields), cache)
         # Pixels have no checksum of their own: the fingerprint tells that they are others.
-        assert len(after.train) + after.left_out == len(before.train) + before.left_out
+        assert len(after.train) + after.skipped == len(before.train) + before.skipped
 
 
 def test_folders_that_are_refused_by_name(root):

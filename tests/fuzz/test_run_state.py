@@ -17,7 +17,8 @@ from trainer.engine.checkpoint import CheckpointError, DamagedCheckpointError, l
 from trainer.engine.report import EpochReport
 from trainer.engine.run import TrainingRun
 from trainer.engine.trainer import Trainer
-from trainer.leader.leader import INFO, WEIGHTS, DamagedLeaderError, load_leader
+from trainer.leader.files import INFO, WEIGHTS
+from trainer.leader.leader import DamagedLeaderError, load_leader
 
 SMALL = TrainConfig(
     data={"name": "digits", "train_limit": 32, "validation": 20},

@@ -282,12 +282,16 @@ class TestRivals:
         case.require("in/ilr_B", "ilr/grad_shared_plain", "ilr/grad_shared_with_ILR")
         heads_MCE = case.tensor("in/ilr_B")
         num_members = len(heads_MCE)
+        logits_NMC = torch.einsum("ne,mce->nmc", case.tensor("in/gate_pooled"), heads_MCE)
+        true = classification_loss(logits_NMC, case.tensor("in/labels"))
+        group = distillation(mean_of_others(logits_NMC), logits_NMC, case.number("in/T"))
+        weight = rival_weight(case, "ilr/loss_total", true, group)
         for scale, key in [
             (1.0, "ilr/grad_shared_plain"),
             (1 / num_members, "ilr/grad_shared_with_ILR"),
         ]:
             shared = case.leaf("in/gate_pooled")
-            run = Run(case, "cl_ilr")
+            run = Run(case, "cl_ilr", peer_weight=weight)
             run.logits = torch.einsum("ne,mce->nmc", scale_gradient(shared, scale), heads_MCE)
             total = run.losses()["total"]
             case.meets("ilr/loss_total", total)

@@ -174,7 +174,7 @@ def test_corrupt_images_are_listed_once_and_fatal_or_left_out_by_a_switch(
         load_development_data(config, cache)
     skipping = config.model_copy(update={"corrupt": "skip"})
     data = load_development_data(skipping, cache)
-    assert (data.left_out, len(data.train) + len(data.validation)) == (12, 48)
+    assert (data.skipped, len(data.train) + len(data.validation)) == (12, 48)
     assert data.train.labels_N.bincount().tolist() != whole.train.labels_N.bincount().tolist()
     assert data.fingerprint != whole.fingerprint  # a search goes on with the same images or not
     listed = (cache / "corrupt-train.txt").read_text().splitlines()
@@ -182,7 +182,7 @@ def test_corrupt_images_are_listed_once_and_fatal_or_left_out_by_a_switch(
     assert sum("left out" in record.message for record in caplog.records) == 1
 
     again = load_development_data(skipping, cache)  # read from what was kept, and the same
-    assert (again.left_out, again.fingerprint) == (12, data.fingerprint)
+    assert (again.skipped, again.fingerprint) == (12, data.fingerprint)
     damaged[0].write_bytes((folder_root / "train" / "2").joinpath(damaged[-1].name).read_bytes())
     with pytest.raises(DataError, match="12 of 60"):  # nothing kept makes them less fatal
         load_development_data(config, cache)

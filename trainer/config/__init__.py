@@ -1,1 +1,1 @@
-"""What a run is configured with: strict models, free of torch."""
+"""The configuration of a run: strict models, free of torch."""

@@ -19,40 +19,45 @@ def require_plain(field: str, text: object) -> None:
 class DataConfig(StrictModel):
     """Which images to train on, and how the training set is divided."""
 
-    name: DatasetName = Field("digits", description="data set")
+    name: DatasetName = Field(default="digits", description="data set")
     root: str | None = Field(
-        None, description="folder of the files; null: the data set's usual place (digits need none)"
+        default=None,
+        description="folder of the files; null: the data set's usual place (digits need none)",
     )
-    download: bool = Field(False, description="fetch cifar10, cifar100 or fashion_mnist if absent")
+    download: bool = Field(
+        default=False, description="fetch cifar10, cifar100 or fashion_mnist if absent"
+    )
     image_size: Annotated[int, Field(ge=8, le=512)] | None = Field(
-        None, description="pixels a side after resizing; null: native; image_folder needs it"
+        default=None,
+        description="pixels a side after resizing; null: native; image_folder needs it",
     )
     validation: Count | Fraction = Field(
-        0.1, description="validation images: a fraction of the training set, or their number"
+        default=0.1,
+        description="validation images: a fraction of the training set, or their number",
     )
     train_limit: Count | None = Field(
-        None, description="train on a stratified subset of so many images; null: all"
+        default=None, description="train on a stratified subset of so many images; null: all"
     )
     split_seed: int = Field(
-        0, ge=0, lt=2**63, description="seed of the split; shared by all trials"
+        default=0, ge=0, lt=2**63, description="seed of the split; shared by all trials"
     )
     pad: Annotated[int, Field(ge=0, le=64)] | None = Field(
-        None, description="pixels of zero padding before the random crop; null: as usual"
+        default=None, description="pixels of zero padding before the random crop; null: as usual"
     )
     flip: bool | None = Field(
-        None, description="horizontal flip; null: as usual (off where it changes the class)"
+        default=None, description="horizontal flip; null: as usual (off where it changes the class)"
     )
     streaming: bool = Field(
-        False,
+        default=False,
         description="image_folder: decode from disk in every epoch, crop at random sizes",
     )
     corrupt: Literal["fatal", "skip"] = Field(
-        "fatal",
+        default="fatal",
         description="image_folder: what images that cannot be decoded are: an error that lists "
         "them, or left out and listed in a file",
     )
     workers: Annotated[int, Field(ge=0, le=256)] | None = Field(
-        None,
+        default=None,
         description="streaming: processes that decode; null: on a GPU one a thread of the run, "
         "less one, at most 16; on the CPU none",
     )

@@ -11,6 +11,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
+from trainer.errors import TrainerError
 from trainer.io.text import shown
 from trainer.io.yaml import KeyPath
 
@@ -30,7 +31,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f" (did you mean '{match[0]}'?)" if match else ""
 
 
-class ConfigError(ValueError):
+class ConfigError(TrainerError, ValueError):
     """A configuration that cannot be used.
 
     Attributes:

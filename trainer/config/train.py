@@ -24,7 +24,7 @@ else:  # one line in the registry is all that a new method or network takes
 
 
 MOST_TEACHERS = 3
-"""A teacher may be taught, too; each is trained before the next."""
+"""A teacher may have a teacher of its own; each is trained before the next."""
 
 
 class TrainConfig(StrictModel):
@@ -36,83 +36,108 @@ class TrainConfig(StrictModel):
     """
 
     data: DataConfig = Field(default_factory=DataConfig, description="the images")
-    model: ModelName = Field("resnet32", description="network of every member")
-    width: float = Field(1.0, ge=0.125, le=8, description="factor on all channel counts")
+    model: ModelName = Field(default="resnet32", description="network of every member")
+    width: float = Field(default=1.0, ge=0.125, le=8, description="factor on all channel counts")
     structure: Literal["network", "branch"] = Field(
-        "branch", description="separate networks, or one trunk with a branch per member"
+        default="branch", description="separate networks, or one trunk with a branch per member"
     )
-    method: MethodName = Field("okddip", description="how the members teach each other")
+    method: MethodName = Field(default="okddip", description="how the members teach each other")
     num_peers: int = Field(
-        3, ge=0, le=15, description="peers P, the deployed member is one more; 0 if one is trained"
+        default=3,
+        ge=0,
+        le=15,
+        description="peers P, the deployed member is one more; 0 if one is trained",
     )
     temperature: float = Field(
-        3.0, gt=0, le=100, description="softmax temperature T; dml and codistillation: 1"
+        default=3.0, gt=0, le=100, description="softmax temperature T; dml and codistillation: 1"
     )
     attention_dim: Annotated[int, Field(ge=1, le=4096)] | None = Field(
-        None, description="width d of the attention projections; null: feature width / 8"
+        default=None, description="width d of the attention projections; null: feature width / 8"
     )
-    peer_weight: float = Field(1.0, ge=0, le=100, description="λ₁, peers' distillation")
-    leader_weight: float = Field(1.0, ge=0, le=100, description="λ₂, leader's distillation")
+    peer_weight: float = Field(default=1.0, ge=0, le=100, description="λ₁, peers' distillation")
+    leader_weight: float = Field(default=1.0, ge=0, le=100, description="λ₂, leader's distillation")
     ramp_epochs: Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, le=1)] = Field(
-        80 / 300,
+        default=80 / 300,
         description="ramp-up length R: epochs (whole number) or a fraction of the run (0.25)",
     )
     aggregate: Literal["logits", "probabilities"] = Field(
-        "logits", description="what attention averages: logits (authors' code) or probabilities"
+        default="logits",
+        description="what attention averages: logits (authors' code) or probabilities",
     )
     detach_targets: bool = Field(
-        False, description="stop gradients through the targets (attention then learns nothing)"
+        default=False,
+        description="stop gradients through the targets (attention then learns nothing)",
     )
     attention: Literal["learned", "symmetric", "mean", "random"] = Field(
-        "learned", description="okddip: how the peers' shares are found (ablations)"
+        default="learned", description="okddip: how the peers' shares are found (ablations)"
     )
     two_level: bool = Field(
-        True, description="okddip: the ensemble teaches a leader; false: all members are peers"
+        default=True,
+        description="okddip: the ensemble teaches a leader; false: all members are peers",
     )
     dml_target: Literal["ensemble_first", "pairwise"] = Field(
-        "pairwise", description="dml: from the others' mean logits, or mean over pairs"
+        default="pairwise", description="dml: from the others' mean logits, or mean over pairs"
     )
     stale_steps: int = Field(
-        100, ge=1, le=1_000_000, description="codistillation: steps between refreshed copies"
+        default=100,
+        ge=1,
+        le=1_000_000,
+        description="codistillation: steps between refreshed copies",
     )
     teacher: str | dict[str, Any] | None = Field(
-        None, description="kd: folder of a leader, or a configuration that is trained first"
+        default=None, description="kd: folder of a leader, or a configuration that is trained first"
     )
-    epochs: int = Field(300, ge=1, le=100_000, description="passes over the training images")
-    batch_size: int = Field(128, ge=2, le=65_536, description="images a step")
-    lr: float = Field(0.1, gt=0, le=100, description="initial learning rate")
-    momentum: float = Field(0.9, ge=0, lt=1, description="Nesterov momentum")
-    weight_decay: float = Field(5e-4, ge=0, le=1, description="L2 penalty on all parameters")
-    lr_schedule: Literal["multistep", "cosine"] = Field("multistep", description="lr over epochs")
+    epochs: int = Field(
+        default=300, ge=1, le=100_000, description="passes over the training images"
+    )
+    batch_size: int = Field(default=128, ge=2, le=65_536, description="images a step")
+    lr: float = Field(default=0.1, gt=0, le=100, description="initial learning rate")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="Nesterov momentum")
+    weight_decay: float = Field(
+        default=5e-4, ge=0, le=1, description="L2 penalty on all parameters"
+    )
+    lr_schedule: Literal["multistep", "cosine"] = Field(
+        default="multistep", description="lr over epochs"
+    )
     lr_milestones: tuple[Fraction, ...] = Field(
-        (0.5, 0.75), strict=False, description="multistep: lr drops here (fractions of the run)"
+        default=(0.5, 0.75),
+        strict=False,
+        description="multistep: lr drops here (fractions of the run)",
     )
-    lr_decay: float = Field(0.1, gt=0, le=1, description="multistep: factor at each drop")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the cross-entropy")
+    lr_decay: float = Field(default=0.1, gt=0, le=1, description="multistep: factor at each drop")
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="of the cross-entropy")
     confidence_penalty: float = Field(
-        0.0, ge=0, le=10, description="β on the entropy of the outputs (Pereyra et al. 2017)"
+        default=0.0,
+        ge=0,
+        le=10,
+        description="β on the entropy of the outputs (Pereyra et al. 2017)",
     )
-    seed: int = Field(0, ge=0, lt=2**63, description="of weights, data order and augmentation")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA if there is one")
+    seed: int = Field(
+        default=0, ge=0, lt=2**63, description="of weights, data order and augmentation"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="auto: CUDA if there is one"
+    )
     precision: Literal["fp32", "bf16", "auto"] = Field(
-        "fp32", description="bf16: autocast; auto: bf16 where the hardware has the instructions"
+        default="fp32",
+        description="bf16: autocast; auto: bf16 where the hardware has the instructions",
     )
     executor: Literal["separate", "fused", "graphed", "auto"] = Field(
-        "separate",
+        default="separate",
         description="members one by one, all at once as grouped convolutions, or side by side in a "
         "CUDA graph of the whole step: the same numbers but for rounding; auto: fused for small "
         "networks on the CPU, where it pays",
     )
     num_threads: Annotated[int, Field(ge=1, le=1024)] | None = Field(
-        None, description="CPU threads; null: all cores this process may use"
+        default=None, description="CPU threads; null: all cores this process may use"
     )
     leader_epoch: Literal["last", "best"] = Field(
-        "last",
-        description="whose leader is handed over: of the last epoch, or of the one with the best "
-        "accuracy on the validation images (the first of equals)",
+        default="last",
+        description="which epoch's leader is saved: the last one's, or that of the epoch with the "
+        "best accuracy on the validation images (the first of equals)",
     )
     checkpoint_every_s: float = Field(
-        10.0,
+        default=10.0,
         ge=0,
         le=86_400,
         description="seconds between checkpoints, at the end of an epoch; what a kill costs at "

@@ -1,4 +1,4 @@
-"""What a training run may see of a data set."""
+"""The images that a training run may see."""
 
 import hashlib
 import warnings
@@ -26,9 +26,9 @@ class DevelopmentData(ABC):
         std_C: standard deviation of each channel, pixels in [0, 1]; positive.
         flip: whether to mirror training images at random.
         fingerprint: 16 hex digits: equal data, equal fingerprint.
-        is_undivided: whether ``train`` holds the validation images, too (`undivided`): what is
-            measured on them is then no estimate of anything.
-        left_out: images that could not be decoded and are in neither set (`DataConfig.corrupt`).
+        has_merged_splits: whether ``train`` holds the validation images as well (`merged_splits`):
+            an accuracy measured on them then estimates nothing.
+        skipped: images that could not be decoded and are in neither set (`DataConfig.corrupt`).
     """
 
     train: Images
@@ -37,29 +37,29 @@ class DevelopmentData(ABC):
     std_C: tuple[float, ...]
     flip: bool
     fingerprint: str
-    is_undivided: bool = field(default=False, kw_only=True)
-    left_out: int = field(default=0, kw_only=True)
+    has_merged_splits: bool = field(default=False, kw_only=True)
+    skipped: int = field(default=0, kw_only=True)
 
-    def undivided(self) -> Self:
+    def merged_splits(self) -> Self:
         """Return the same data with all of its images to learn from, for a last training.
 
         ``train`` becomes the training images and then the validation images. How they are prepared
         stays, as it belongs to the recipe that was chosen. ``validation`` stays only because the
         trainer evaluates after every epoch.
         """
-        if self.is_undivided:
+        if self.has_merged_splits:
             return self
         return replace(
             self,
             train=self.train.followed_by(self.validation),
             fingerprint=hashlib.sha256(f"undivided {self.fingerprint}".encode()).hexdigest()[:16],
-            is_undivided=True,
+            has_merged_splits=True,
         )
 
     @property
     def trained_on(self) -> str:
-        """Name what a run learns from."""
-        return "train and validation" if self.is_undivided else "train"
+        """Name the images that a run learns from."""
+        return "train and validation" if self.has_merged_splits else "train"
 
     @abstractmethod
     def training_batches(self, batch_size: int, device: torch.device) -> EpochBatches:

@@ -29,7 +29,7 @@ class EpochBatches(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Augmentation:
-    """What one epoch does to N images. Entry i of every tensor belongs to the i-th image drawn.
+    """The augmentation of N images in one epoch. Entry i of a tensor is for the i-th image drawn.
 
     Attributes:
         order_N: int64, a permutation: which image is drawn.
@@ -237,7 +237,7 @@ def _mirror(images_BHWC: Tensor, flip_B: Tensor) -> Tensor:
 
 
 class EvaluationBatches:
-    """A set in its own order, normalised and not augmented, as often as it is iterated over."""
+    """A set in its own order, normalised and not augmented; it may be iterated over again."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Images that cannot be decoded: found, told of once, and left out or fatal."""
+"""Images that cannot be decoded: found, listed once, and skipped or fatal."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trainer.config.data import DataConfig
-from trainer.data.images import DataError, Part, some
+from trainer.data.images import DataError, Part, abbreviate
 from trainer.io.files import write_atomically
 from trainer.io.text import printable, shown
 
@@ -90,7 +90,7 @@ def require_decodable(
 
     Args:
         config: Its ``corrupt`` says whether they are fatal.
-        part: What they belong to.
+        part: The part they belong to.
         paths: Of all images of the part.
         failures: Index → what is wrong with it.
         cache_dir: Gets ``corrupt-<part>.txt``, the list of them; None: no list is written.
@@ -103,19 +103,20 @@ def require_decodable(
     """
     if not failures:
         return torch.arange(len(paths))
-    told = undecodable([f"{paths[i]} ({reason})" for i, reason in failures.items()], len(paths))
+    message = undecodable([f"{paths[i]} ({reason})" for i, reason in failures.items()], len(paths))
     if config.corrupt == "fatal":
         raise DataError(
-            f"{told}; replace or remove them, or set data.corrupt: skip to go on without them"
+            f"{message}; replace or remove them, or set data.corrupt: skip to go on without them"
         )
     if cache_dir is not None:
         lines = [f"{printable(paths[i])}\t{reason}\n" for i, reason in failures.items()]
         cache_dir.mkdir(parents=True, exist_ok=True)
         write_atomically(cache_dir / f"corrupt-{part}.txt", "".join(lines))
-    logger.warning("%s; they are left out", told)
+    logger.warning("%s; they are left out", message)
     return torch.tensor([i for i in range(len(paths)) if i not in failures], dtype=torch.int64)
 
 
 def undecodable(failures: Sequence[str], total: int) -> str:
     """Say which images cannot be decoded."""
-    return f"{len(failures)} of {total} images cannot be decoded: {some(sorted(failures), SHOWN)}"
+    names = abbreviate(sorted(failures), SHOWN)
+    return f"{len(failures)} of {total} images cannot be decoded: {names}"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from trainer.config.data import DataConfig
 from trainer.data.decoding import check_images, require_decodable
-from trainer.data.image_folder import list_image_folder, told
+from trainer.data.image_folder import file_errors, list_image_folder
 from trainer.data.images import Part
 from trainer.io.files import read_json, write_json
 
@@ -30,7 +30,7 @@ class ImageFiles:
         labels_N: int64 in [0, num_classes).
         class_names: one per class, in the order of the labels.
         side: pixels a side, as the network sees them.
-        left_out: images of the part that cannot be decoded and are not in here.
+        skipped: images of the part that cannot be decoded and are not in here.
     """
 
     folder: Path
@@ -39,7 +39,7 @@ class ImageFiles:
     labels_N: Tensor
     class_names: tuple[str, ...]
     side: int
-    left_out: int = 0
+    skipped: int = 0
 
     def __len__(self) -> int:
         """Number of images N."""
@@ -110,7 +110,7 @@ def read_image_files(config: DataConfig, part: Part, cache_dir: Path | None = No
     """
     assert config.image_size is not None  # DataConfig sees to it
     folder, class_names, files = list_image_folder(config, part)
-    with told(folder), ThreadPoolExecutor(16) as pool:
+    with file_errors(folder), ThreadPoolExecutor(16) as pool:
         stats = pool.map(lambda group: [path.stat() for path in group], files)
         facts = [(stat.st_size, stat.st_mtime_ns) for group in stats for stat in group]
     bytes_N = np.array([size for size, _ in facts], dtype=np.int64)
@@ -122,7 +122,7 @@ def read_image_files(config: DataConfig, part: Part, cache_dir: Path | None = No
     )
     failures = _failures(listed, [time for _, time in facts], part, cache_dir)
     kept_N = require_decodable(config, part, listed.paths(), failures, cache_dir)
-    return listed if not failures else replace(listed.subset(kept_N), left_out=len(failures))
+    return listed if not failures else replace(listed.subset(kept_N), skipped=len(failures))
 
 
 def _failures(
@@ -141,7 +141,7 @@ def _failures(
     except (OSError, ValueError, AttributeError):
         pass  # not looked at yet, or damaged
     failures = check_images(files.paths())
-    with told(cache_dir):
+    with file_errors(cache_dir):
         cache_dir.mkdir(parents=True, exist_ok=True)
         write_json(path, failures)
     return failures

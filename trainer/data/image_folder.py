@@ -19,7 +19,7 @@ from torch import Tensor
 
 from trainer.config.data import DataConfig
 from trainer.data.decoding import for_each_image, open_rgb, require_decodable
-from trainer.data.images import DataError, ImageSet, Part, some
+from trainer.data.images import DataError, ImageSet, Part, abbreviate
 from trainer.io.files import expanded
 from trainer.io.text import is_plain, printable
 
@@ -35,17 +35,17 @@ def read_image_folder(config: DataConfig, part: Part, cache_dir: Path | None) ->
     """
     folder, class_names, files = list_image_folder(config, part)
     paths = [path for group in files for path in group]
-    with told(folder):
+    with file_errors(folder):
         decoded = _Decoded.of(config, part, paths, cache_dir, _cache_key(folder, paths, config))
     sizes_C = torch.tensor([len(group) for group in files])
     labels_N = torch.arange(len(files)).repeat_interleave(sizes_C)
-    left_out = len(paths) - len(decoded.kept_N)
-    return ImageSet(decoded.images_NCHW, labels_N[decoded.kept_N], class_names, left_out)
+    skipped = len(paths) - len(decoded.kept_N)
+    return ImageSet(decoded.images_NCHW, labels_N[decoded.kept_N], class_names, skipped)
 
 
 @contextlib.contextmanager
-def told(folder: Path) -> Iterator[None]:
-    """Turn what the file system says into a ``DataError``."""
+def file_errors(folder: Path) -> Iterator[None]:
+    """Turn errors of the file system into a ``DataError``."""
     try:
         yield
     except OSError as error:
@@ -66,7 +66,9 @@ def list_image_folder(
     folder, class_names = root / part, _class_names(root / "train")
     if part == "test" and (names := _class_names(folder)) != class_names:
         odd = sorted(set(names) ^ set(class_names))
-        raise DataError(f"{folder}: {some(odd)} not in both train and test; make the classes agree")
+        raise DataError(
+            f"{folder}: {abbreviate(odd)} not in both train and test; make the classes agree"
+        )
     with ThreadPoolExecutor(16) as pool:  # a network's file system takes its time for each file
         files = list(pool.map(lambda name: _image_files(folder / name), class_names))
     return folder, class_names, files
@@ -74,14 +76,14 @@ def list_image_folder(
 
 def _class_names(folder: Path) -> tuple[str, ...]:
     entries = _entries(folder)
-    with told(folder):
+    with file_errors(folder):
         broken = [path for path in entries if path.is_symlink() and not path.exists()]
         names = tuple(path.name for path in entries if path.is_dir())
     if broken:  # a class would be missing without a word
-        raise DataError(f"{len(broken)} broken link(s): {some(broken)}; mend or remove them")
+        raise DataError(f"{len(broken)} broken link(s): {abbreviate(broken)}; mend or remove them")
     odd = [name for name in names if not is_plain(name)]
     if odd:  # they stand in JSON, in tables and on pages
-        raise DataError(f"{printable(folder)}: {some(odd)} can be no class's name; rename it")
+        raise DataError(f"{printable(folder)}: {abbreviate(odd)} can be no class's name; rename it")
     if len(names) < 2:
         raise DataError(f"{folder} has {len(names)} class folder(s); classification needs two")
     return names
@@ -108,7 +110,7 @@ def _image_files(folder: Path) -> list[Path]:
     # A dangling or looping link would be missing without a word, a named pipe would wait for ever.
     broken = [path for path in paths if not path.is_file()]
     if broken:
-        raise DataError(f"{len(broken)} broken link(s): {some(broken)}; mend or remove them")
+        raise DataError(f"{len(broken)} broken link(s): {abbreviate(broken)}; mend or remove them")
     if not paths:
         raise DataError(
             f"{printable(folder)} holds no .jpg, .jpeg or .png; add images or remove the folder"
@@ -117,7 +119,7 @@ def _image_files(folder: Path) -> list[Path]:
 
 
 def _cache_key(folder: Path, paths: Sequence[Path], config: DataConfig) -> str:
-    """Hash what tells one decoding from another: names, sizes and times of the files, and side."""
+    """Hash all that a decoding depends on: names, sizes and times of the files, and side."""
     # The leading number is the version of `_decode`: raise it when its pixels change.
     facts = [(str(p.relative_to(folder)), (s := p.stat()).st_size, s.st_mtime_ns) for p in paths]
     known = [2, config.image_size, config.corrupt, facts]
@@ -126,7 +128,7 @@ def _cache_key(folder: Path, paths: Sequence[Path], config: DataConfig) -> str:
 
 @dataclass(frozen=True)
 class _Decoded:
-    """What is kept in a cache.
+    """The content of a cache.
 
     Attributes:
         images_NCHW: uint8, those that can be decoded.

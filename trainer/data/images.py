@@ -7,17 +7,18 @@ from typing import Literal, Protocol, Self
 import torch
 from torch import Tensor
 
+from trainer.errors import TrainerError
 from trainer.io.text import printable
 
 Part = Literal["train", "test"]
 
 
-class DataError(ValueError):
+class DataError(TrainerError, ValueError):
     """Data that is missing or cannot be used. The message says what, and what to do about it."""
 
 
 class Images(Protocol):
-    """What a run knows of a set of labelled images, wherever their pixels are."""
+    """A set of labelled images, wherever their pixels are."""
 
     @property
     def labels_N(self) -> Tensor:
@@ -54,13 +55,13 @@ class ImageSet:
         images_NCHW: uint8 in [0, 255]; possibly read-only memory, never write to it.
         labels_N: int64 in [0, num_classes).
         class_names: one per class, in the order of the labels.
-        left_out: images of the part that could not be decoded and are not in here.
+        skipped: images of the part that could not be decoded and are not in here.
     """
 
     images_NCHW: Tensor
     labels_N: Tensor
     class_names: tuple[str, ...]
-    left_out: int = 0
+    skipped: int = 0
 
     def __len__(self) -> int:
         """Number of images N."""
@@ -114,7 +115,7 @@ def stratified_draw(
     return order_N[drawn_N].sort().values, order_N[~drawn_N].sort().values
 
 
-def some(items: Iterable[object], shown: int = 3) -> str:
+def abbreviate(items: Iterable[object], shown: int = 3) -> str:
     """List the first few: ``"a, b, c and 4 more"``."""
     texts = [printable(item) for item in items]
     more = f" and {len(texts) - shown} more" if len(texts) > shown else ""

@@ -68,7 +68,7 @@ class ResidentData(DevelopmentData):
             "pad": self.pad,
             "flip": self.flip,
             "fingerprint": self.fingerprint,
-            "is_undivided": self.is_undivided,
+            "has_merged_splits": self.has_merged_splits,
         }
 
     @classmethod
@@ -80,7 +80,7 @@ class ResidentData(DevelopmentData):
             pixels, labels = arrays[part]
             return ImageSet(tensor_view(pixels), tensor_view(labels), names)
 
-        keys = ("mean_C", "std_C", "pad", "flip", "fingerprint", "is_undivided")
+        keys = ("mean_C", "std_C", "pad", "flip", "fingerprint", "has_merged_splits")
         plain = {key: arrays[key] for key in keys}
         return cls(train=images("train"), validation=images("validation"), **plain)
 
@@ -127,5 +127,5 @@ def load_resident_data(config: DataConfig, cache_dir: Path | None = None) -> Res
         pad=usual_pad if config.pad is None else config.pad,
         flip=config.name != "digits" if config.flip is None else config.flip,
         fingerprint=_fingerprint(train, validation),
-        left_out=everything.left_out,
+        skipped=everything.skipped,
     )

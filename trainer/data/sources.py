@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainer.config.data import DataConfig, DatasetName
-from trainer.data.image_folder import list_image_folder, read_image_folder, told
+from trainer.data.image_folder import file_errors, list_image_folder, read_image_folder
 from trainer.data.images import DataError, ImageSet, Part, stratified_draw
 from trainer.io.files import expanded, write_atomically
 
@@ -114,13 +114,13 @@ def _digits(config: DataConfig, part: Part, cache_dir: Path | None) -> ImageSet:
 def _fashion_mnist(config: DataConfig, part: Part, cache_dir: Path | None) -> ImageSet:
     """Read ``root/FashionMNIST/raw`` (torchvision's layout) or the files lying in ``root``."""
     folders, names = _fashion_files(config, part)
-    home = folders[-2]
+    directory = folders[-2]
     found = _find_idx(folders, names)
     if not found and config.download:
         from torchvision.datasets import FashionMNIST
 
         for name, md5 in FashionMNIST.resources:
-            _fetch([mirror + name for mirror in FashionMNIST.mirrors], md5, home)
+            _fetch([mirror + name for mirror in FashionMNIST.mirrors], md5, directory)
         found = _find_idx(folders, names)
     if not found:
         raise _missing("Fashion-MNIST", names[0] + "[.gz]", folders)
@@ -133,8 +133,8 @@ def _fashion_mnist(config: DataConfig, part: Part, cache_dir: Path | None) -> Im
 def _fashion_files(config: DataConfig, part: Part) -> tuple[list[Path], tuple[str, str]]:
     """Return the folders to look in, torchvision's last but one, and the names to look for."""
     root = _root(config)
-    home = root / "FashionMNIST" / "raw"
-    folders = [*([] if config.root else [_DEBIAN_FASHION_MNIST]), home, root]
+    directory = root / "FashionMNIST" / "raw"
+    folders = [*([] if config.root else [_DEBIAN_FASHION_MNIST]), directory, root]
     stem = "train" if part == "train" else "t10k"
     return folders, (f"{stem}-images-idx3-ubyte", f"{stem}-labels-idx1-ubyte")
 
@@ -207,7 +207,7 @@ def _require_files(config: DataConfig, root: Path, paths: Sequence[Path]) -> Non
 
 def _read_verified_pickle(path: Path, md5: str) -> Any:
     # The checksum is taken of the very bytes that are unpickled, not of the file beforehand.
-    with told(path.parent), path.open("rb") as file:
+    with file_errors(path.parent), path.open("rb") as file:
         raw = file.read(_MOST_BYTES + 1)
     if hashlib.md5(raw, usedforsecurity=False).hexdigest() != md5:
         raise DataError(f"{path} is not the original file (its checksum differs); {_REPLACE}")

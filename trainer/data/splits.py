@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from trainer.config.data import DataConfig
-from trainer.data.images import DataError, Images, some, stratified_draw
+from trainer.data.images import DataError, Images, abbreviate, stratified_draw
 
 
 def divide(images: Images, config: DataConfig) -> tuple[Tensor, Tensor]:
@@ -44,6 +44,6 @@ def _require_every_class(
     absent = [class_names[c] for c in (counts_C == 0).nonzero().flatten().tolist()]
     if absent:
         raise DataError(
-            f"no {part} image of {some(absent)} among {len(labels_N)}: every class needs one; "
-            f"{remedy}, or add images"
+            f"no {part} image of {abbreviate(absent)} among {len(labels_N)}: every class needs "
+            f"one; {remedy}, or add images"
         )

@@ -9,12 +9,16 @@ the number of processes changes no pixel, and a resumed run needs no state but i
 """
 
 import hashlib
+import multiprocessing
 import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +39,7 @@ from trainer.data.splits import divide
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CROP_SHARE = 0.875
-"""Evaluation sees the centre of the image: so much of its shorter side."""
+"""Evaluation sees the centre of the image: this share of its shorter side."""
 MOST_WORKERS = 16
 """Unless a configuration asks for more: their batches in waiting fill the shared memory."""
 
@@ -98,7 +102,7 @@ class StreamedData(DevelopmentData):
             "std_C": self.std_C,
             "flip": self.flip,
             "fingerprint": self.fingerprint,
-            "is_undivided": self.is_undivided,
+            "has_merged_splits": self.has_merged_splits,
             "workers": self.workers,
         }
 
@@ -117,7 +121,7 @@ class StreamedData(DevelopmentData):
                 arrays["side"],
             )
 
-        keys = ("mean_C", "std_C", "flip", "fingerprint", "is_undivided", "workers")
+        keys = ("mean_C", "std_C", "flip", "fingerprint", "has_merged_splits", "workers")
         plain = {key: arrays[key] for key in keys}
         return cls(train=files("train"), validation=files("validation"), **plain)
 
@@ -127,7 +131,7 @@ def load_streamed_data(config: DataConfig, cache_dir: Path | None = None) -> Str
 
     Args:
         config: Where it is, and how to divide it.
-        cache_dir: Where it is kept which images can be decoded; None: nowhere.
+        cache_dir: Where the list of decodable images is kept; None: nowhere.
 
     Raises:
         DataError: Files are missing or cannot be decoded, or too few for the division asked for.
@@ -142,7 +146,7 @@ def load_streamed_data(config: DataConfig, cache_dir: Path | None = None) -> Str
         flip=config.flip is not False,
         fingerprint=_fingerprint(train, validation),
         workers=config.workers,
-        left_out=everything.left_out,
+        skipped=everything.skipped,
     )
 
 
@@ -172,7 +176,7 @@ def decoding_processes(workers: int | None, device: torch.device) -> int:
 
 
 class _Draw(NamedTuple):
-    """What makes a batch: which images, and the numbers that their crops depend on."""
+    """A batch to come: its images, and the numbers that their crops depend on."""
 
     indices: list[int]
     seed: int
@@ -180,7 +184,7 @@ class _Draw(NamedTuple):
 
 
 class _Batches(Sampler[_Draw]):
-    """Says what the batches of an epoch are made of. The processes get everything from here."""
+    """Draws the batches of an epoch. The processes get everything from here."""
 
     def __init__(self, count: int, batch_size: int, steps: int, *, shuffle: bool) -> None:
         self.seed, self.epoch = 0, 0
@@ -203,7 +207,7 @@ class _Batches(Sampler[_Draw]):
 class _Decoder(Dataset[_Decoded]):
     """Decodes a batch at a time.
 
-    Trouble is returned and not raised: raised in a process, it would reach the run as a traceback.
+    Errors are returned and not raised: raised in a process, they would reach the run as tracebacks.
     """
 
     def __init__(self, files: ImageFiles, transform: v2.Transform) -> None:
@@ -221,12 +225,14 @@ class _Decoder(Dataset[_Decoded]):
                 except Exception as error:  # a decoder may raise anything on a damaged file
                     failures.append(f"{path} ({type(error).__name__}: {error})")
                     continue
-                # Not torch.manual_seed: that would seed the GPU, too.
+                # Not torch.manual_seed: that would seed the GPU as well.
                 torch.default_generator.manual_seed(mixed_seed(draw.seed, draw.epoch, index))
                 pixels_BHWC[place] = np.asarray(self._transform(image))
         if failures:
-            told = undecodable(failures, len(draw.indices))
-            return f"{told}; replace or remove them (they could be decoded when the search began)"
+            message = undecodable(failures, len(draw.indices))
+            return (
+                f"{message}; replace or remove them (they could be decoded when the search began)"
+            )
         return images_BHWC, self._files.labels_N[draw.indices]
 
 
@@ -290,12 +296,12 @@ class StreamedTraining:
             DataError: Files cannot be decoded; names them.
         """
         self._batches.seed, self._batches.epoch = seed, epoch
-        for decoded in self._loader:
+        for decoded in _pass(self._loader):
             yield _on_device(decoded, self._device, self._normalise)
 
 
 class StreamedEvaluation:
-    """A set in its own order, centre crops, normalised, as often as it is iterated over."""
+    """A set in its own order, centre crops, normalised; it may be iterated over again."""
 
     def __init__(
         self,
@@ -341,7 +347,7 @@ class StreamedEvaluation:
         Raises:
             DataError: Files cannot be decoded; names them.
         """
-        for decoded in self._loader:
+        for decoded in _pass(self._loader):
             yield _on_device(decoded, self._device, self._normalise)
 
 
@@ -355,36 +361,71 @@ def _loader(
         sampler=batches,
         num_workers=count,
         persistent_workers=count > 0,
-        collate_fn=_as_it_is,
-        worker_init_fn=_obey_the_run_alone,
+        collate_fn=_unchanged,
+        worker_init_fn=partial(_obey_only, os.getpid()),
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # it draws a number a pass, which must not be the run's
     )
 
 
-def _as_it_is(decoded: Any) -> Any:
+def _unchanged(decoded: Any) -> Any:
     return decoded
 
 
-def _obey_the_run_alone(worker: int) -> None:
+# Processes: forked, spawned or from a fork server, whichever way this one starts others
+
+
+def _pass(loader: DataLoader[_Decoded]) -> Iterator[_Decoded]:
+    """Begin a pass over the batches; the first one starts the processes."""
+    if loader.num_workers == 0:
+        return iter(loader)
+    if multiprocessing.get_start_method() == "forkserver":
+        # Otherwise every process would import torch for itself: seconds, and memory of its own.
+        multiprocessing.set_forkserver_preload(["__main__", __name__])
+    with _signals_held_back():
+        return iter(loader)
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Start processes inside: one that is hit before it is deaf would die, and so would a server.
+
+    They inherit the mask, whatever starts them. Signals for the run itself arrive at the end.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    if multiprocessing.get_start_method() != "fork":
+        resource_tracker.ensure_running()  # later, it would unblock the signals
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _obey_only(run: int, worker: int) -> None:
     """Make a process deaf to signals that are meant for all: the run may finish its epoch first.
 
     Terminals, batch systems and service managers signal every process at once. When the run itself
     dies, torch's own watch on the parent ends the process within seconds.
+
+    Args:
+        run: Process ID of the run, which is not the parent of what a fork server started.
+        worker: Number of the process.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a fork has the handler of its parent
-    if sys.platform != "darwin":  # it lacks sigwaitinfo
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_when_the_parent_says_so, daemon=True).start()
+    if sys.platform == "darwin":  # it does not say who sent a signal
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    else:
+        threading.Thread(target=_end_on_sigterm_from, args=(run,), daemon=True).start()
 
 
-def _end_when_the_parent_says_so() -> None:
-    if sys.platform == "darwin":
-        return  # never started there
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        pass
-    os._exit(0)
+if sys.platform != "darwin":
+
+    def _end_on_sigterm_from(run: int) -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != run:
+            pass
+        os._exit(0)
 
 
 def _on_device(decoded: _Decoded, device: torch.device, normalise: Normaliser) -> Batch:

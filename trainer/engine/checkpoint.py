@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Self
 from safetensors.torch import load_file
 from torch import Tensor
 
+from trainer.errors import TrainerError
 from trainer.io.files import read_json, write_atomically
 from trainer.io.tensors import write_tensors
 from trainer.io.text import shown
@@ -24,14 +25,14 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1
 STATES_AT_ONCE = 3
-"""So many whole states lie in a directory while one is being replaced."""
+"""Most complete states that a directory holds, which is while one is being replaced."""
 _COMMIT = "state.json"
 _PREVIOUS = "state.previous.json"
 _TENSORS = "state-*.safetensors"
 
 
-class CheckpointError(ValueError):
-    """A state that must not be gone on from: of another version or configuration."""
+class CheckpointError(TrainerError, ValueError):
+    """A state that must not be resumed: it is of another version or configuration."""
 
 
 class DamagedCheckpointError(CheckpointError):
@@ -79,7 +80,7 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint) -> None:
 
 
 class CheckpointWriter:
-    """Saves the states of a run in a thread, so that training goes on meanwhile.
+    """Saves the states of a run in a thread, while training continues.
 
     Use it as a context manager; at its end all is written. An error of the thread is raised by the
     next call, once.
@@ -99,7 +100,7 @@ class CheckpointWriter:
         return self._writing is not None and not self._writing.done()
 
     def write(self, checkpoint: Checkpoint) -> None:
-        """Begin to write a state; a copy, as training goes on.
+        """Begin to write a state; it must be a copy, as training continues.
 
         Raises:
             OSError: The one before could not be written.

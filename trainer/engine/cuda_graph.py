@@ -29,11 +29,11 @@ WARM_UP_STEPS = 3
 class GraphedSteps:
     """Steps that a GPU repeats from a recording; where nothing is recorded, the same ones launched.
 
-    Recording takes steps of its own. What they change, random numbers included, is put back.
+    Recording runs extra steps; everything they change, random numbers included, is restored.
 
     Args:
-        learner: What learns, with its learning rate on the device.
-        batches: What it learns from, held on the same device.
+        learner: The learner, with its learning rate on the device.
+        batches: Its training batches, held on the same device.
         seed: Of the batches.
 
     Attributes:
@@ -90,7 +90,7 @@ class GraphedSteps:
         self._done_1 += 1
 
     def _recorded_step(self) -> Callable[[], None]:
-        """Return the graph's replay; it is recorded anew if the weights have moved since."""
+        """Return the graph's replay; it is recorded again if the weights have moved since."""
         memory = [tensor.data_ptr() for tensor in self._learner.tensors().values()]
         if memory != self._recorded_at:
             self._graph, self._recorded_at = self._record(), memory

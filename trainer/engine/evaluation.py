@@ -1,4 +1,4 @@
-"""What a group is worth on the validation images."""
+"""Evaluation of a group on the validation images."""
 
 from collections.abc import Iterable
 from typing import Any

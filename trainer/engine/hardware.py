@@ -1,4 +1,4 @@
-"""What the machine can do: device, precision, cores."""
+"""The machine's capabilities: device, precision, cores."""
 
 import ctypes
 import os

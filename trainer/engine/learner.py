@@ -1,4 +1,4 @@
-"""What learns in a run, and what one step of it is: the same for every way of running the steps."""
+"""The learner of a run and its training step, the same for every way of running the steps."""
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +48,7 @@ class Learner:
         )
         self._on_device = on_device
         if on_device and config.momentum > 0:
-            # What the first step would make, so that the first step is like all others.
+            # The first step would make it; now all steps are alike.
             for parameter in self._parameters:
                 self._momentum(parameter).zero_()
 

@@ -1,4 +1,4 @@
-"""What one epoch came to."""
+"""The results of one epoch."""
 
 import dataclasses
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class EpochReport:
-    """What one epoch came to. Accuracies are shares in [0, 1], NLL in nats, on validation images.
+    """The results of one epoch. Accuracies are shares in [0, 1], NLL in nats, on validation images.
 
     Attributes:
         epoch: From 0.

@@ -1,4 +1,4 @@
-"""A run in a directory: saved when that is due, and gone on with where it was saved last."""
+"""A run in a directory: saved when a checkpoint is due, and resumed from the last one."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from trainer.data.base import DevelopmentData
 from trainer.engine.checkpoint import CheckpointWriter, DamagedCheckpointError, drop_previous
 from trainer.engine.report import EpochReport
 from trainer.engine.trainer import WHERE_IT_RUNS, Trainer
-from trainer.io.files import LockedError, exclusive_lock, write_json
+from trainer.io.files import exclusive_lock, write_json
 from trainer.leader.leader import LeaderInfo, save_leader
 
 logger = logging.getLogger(__name__)
@@ -23,17 +23,17 @@ logger = logging.getLogger(__name__)
 RESULT = "result.json"
 """Written last: where it is, the run is done and all of it is there."""
 LOCK_WAIT_S = 60.0
-"""A worker of a killed driver goes on for some seconds before it ends and lets go of its run."""
+"""A killed driver's worker runs on for some seconds before it ends and releases its run."""
 
 
 class TrainingRun:
-    """A Trainer with a home directory: lock, state, ``result.json``. Use it as a context manager.
+    """A Trainer with a directory: lock, state, ``result.json``. Use it as a context manager.
 
     Args:
         config: The run.
         data: Training and validation images.
-        directory: Made if absent. A state of the same run in it is gone on from; a damaged one is
-            started over.
+        directory: Made if absent. A run saved in it is resumed; where its state is damaged, it
+            starts over.
         teachers_dir: Where a teacher is trained first and kept, for all runs that name it there;
             None: in ``directory``.
         lock_wait_s: How long to wait for another process that is at work here.
@@ -56,7 +56,7 @@ class TrainingRun:
         self.directory = directory
         self._data = data
         self._held = ExitStack()
-        _wait_for_lock(self._held, directory / "lock", lock_wait_s)
+        self._held.enter_context(exclusive_lock(directory / "lock", lock_wait_s))
         self._writer = self._held.enter_context(CheckpointWriter(directory))
         try:
             teacher_dir = find_teacher(config, data, teachers_dir or directory / "teachers")
@@ -88,7 +88,7 @@ class TrainingRun:
         """
         if not self._writer.busy:
             self._writer.wait()  # raises what went wrong before more is trained in vain
-        self._unsaved = False  # in mid epoch there is nothing that could be gone on from
+        self._unsaved = False  # nothing can be resumed from mid-epoch
         report = self.trainer.run_epoch()
         self._unsaved = True
         interval_s = self.trainer.config.checkpoint_every_s
@@ -128,7 +128,7 @@ class TrainingRun:
 
     def _save_leader(self) -> None:
         trainer, images = self.trainer, self._data.train
-        accuracy = None if self._data.is_undivided else trainer.handed_over.leader_accuracy
+        accuracy = None if self._data.has_merged_splits else trainer.selected_epoch.leader_accuracy
         info = LeaderInfo(
             model=trainer.config.model,
             width=trainer.config.width,
@@ -164,18 +164,6 @@ class TrainingRun:
         self.close()
 
 
-def _wait_for_lock(held: ExitStack, path: Path, wait_s: float) -> None:
-    deadline = time.monotonic() + wait_s
-    while True:
-        try:
-            held.enter_context(exclusive_lock(path))
-            return
-        except LockedError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)
-
-
 def find_teacher(config: TrainConfig, data: DevelopmentData, teachers_dir: Path) -> Path | None:
     """Return the folder of the leader that method ``kd`` learns from, training it first if needed.
 
@@ -191,10 +179,10 @@ def find_teacher(config: TrainConfig, data: DevelopmentData, teachers_dir: Path)
         return None
     described = {k: v for k, v in teacher.to_dict().items() if k not in WHERE_IT_RUNS}
     identity = json.dumps([described, data.fingerprint], sort_keys=True)
-    home = teachers_dir / hashlib.sha256(identity.encode()).hexdigest()[:12]
-    if (home / RESULT).exists():  # done; its state may have been deleted
-        return home / "leader"
-    with TrainingRun(teacher, data, home, lock_wait_s=math.inf) as run:
+    directory = teachers_dir / hashlib.sha256(identity.encode()).hexdigest()[:12]
+    if (directory / RESULT).exists():  # done; its state may have been deleted
+        return directory / "leader"
+    with TrainingRun(teacher, data, directory, lock_wait_s=math.inf) as run:
         while not run.trainer.finished:
             run.step()
-    return home / "leader"
+    return directory / "leader"

@@ -11,7 +11,7 @@ from trainer.engine.learner import Learner
 from trainer.methods.base import Batch
 
 CUDA_CHECK_STEPS = 32
-"""On a GPU the loss is looked at so often (in steps): every look makes the CPU wait."""
+"""Steps between two looks at the loss on a GPU: each one makes the CPU wait."""
 
 
 class StepLosses(NamedTuple):
@@ -45,8 +45,8 @@ class LaunchedSteps:
     """Steps that Python launches operation by operation.
 
     Args:
-        learner: What learns.
-        batches: What it learns from.
+        learner: The learner that takes them.
+        batches: Its training batches.
         seed: Of the batches.
     """
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from trainer.config.strict import ConfigError
 from trainer.config.train import TrainConfig
 from trainer.data.base import DevelopmentData
-from trainer.data.images import some
+from trainer.data.images import abbreviate
 from trainer.engine.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -35,6 +35,7 @@ from trainer.engine.hardware import (
 from trainer.engine.learner import Learner
 from trainer.engine.report import EpochReport
 from trainer.engine.steps import LaunchedSteps, Steps
+from trainer.errors import TrainerError
 from trainer.group.executors import EXECUTORS, resolve_executor
 from trainer.group.group import Network, PeerGroup
 from trainer.methods import build_method
@@ -45,10 +46,10 @@ EVALUATION_BATCH = {"cpu": 128, "cuda": 512}
 """Images at once by kind of device: more of them fall out of the CPU's cache."""
 
 WHERE_IT_RUNS = {"data", "device", "executor", "num_threads", "checkpoint_every_s"}
-"""Fields that may differ when a run goes on elsewhere; the fingerprint speaks for the data."""
+"""Fields that may differ when a run is resumed elsewhere; the data's fingerprint may not."""
 
 
-class NonFiniteLossError(FloatingPointError):
+class NonFiniteLossError(TrainerError, FloatingPointError):
     """The loss became NaN or infinite.
 
     Attributes:
@@ -56,6 +57,9 @@ class NonFiniteLossError(FloatingPointError):
         step: Within the epoch, from 0.
         value: The loss.
     """
+
+    exit_code = 1
+    remedy = "a lower lr is the usual remedy"
 
     def __init__(self, epoch: int, step: int, value: float) -> None:
         self.epoch, self.step, self.value = epoch, step, value
@@ -122,7 +126,7 @@ class Trainer:
         self._steps: Steps = make_steps(self.learner, self._batches, config.seed)
         self._validation = data.validation_batches(EVALUATION_BATCH[self.device.type], self.device)
         # Among images that it was trained on, the best epoch is the one that overfits most.
-        self._keeps_best = config.leader_epoch == "best" and not data.is_undivided
+        self._keeps_best = config.leader_epoch == "best" and not data.has_merged_splits
         self._best: dict[str, Tensor] = {}
 
     @property
@@ -172,7 +176,7 @@ class Trainer:
         if not math.isfinite(report.leader_nll):
             raise NonFiniteLossError(self.epoch, len(self._batches), report.leader_nll)
         self.history.append(report)
-        if self._keeps_best and self.handed_over is report:
+        if self._keeps_best and self.selected_epoch is report:
             self._best = {name: t.clone() for name, t in self._leader_tensors().items()}
         return report
 
@@ -197,14 +201,14 @@ class Trainer:
                 raise NonFiniteLossError(self.epoch, first_step + offset, value)
 
     @property
-    def handed_over(self) -> EpochReport:
+    def selected_epoch(self) -> EpochReport:
         """The report of the epoch whose leader is deployed (``leader_epoch``)."""
         if self._keeps_best:
             return max(self.history, key=lambda report: report.leader_accuracy)
         return self.history[-1]
 
     def leader(self) -> Network:
-        """Return the network that is deployed, of the epoch ``handed_over``.
+        """Return the network that is deployed, of the epoch ``selected_epoch``.
 
         That of the last epoch shares the group's weights.
         """
@@ -293,7 +297,7 @@ class Trainer:
         changed = sorted(k for k in {*saved, *mine} - WHERE_IT_RUNS if saved.get(k) != mine.get(k))
         if changed:
             raise CheckpointError(
-                f"{directory} holds a run of another configuration: {some(changed)} differ"
+                f"{directory} holds a run of another configuration: {abbreviate(changed)} differ"
             )
         if checkpoint.meta.get("data_fingerprint") != self._data_fingerprint:
             raise CheckpointError(f"{directory} holds a run on other images")

@@ -1,7 +1,7 @@
 """All members of a group at once: M networks of one shape as one network of M times the channels.
 
 M convolutions become one with M groups, M batch norms one over M times the channels, M linear
-layers one batched product. What a member computes does not change, only how many calls it takes.
+layers one batched product. Each member computes the same as before, in fewer calls.
 
 The members stay what is trained and saved. Their tensors become slices of the joined ones, in the
 same memory, so that there is nothing to pack or unpack: an update of a member, or a state loaded
@@ -25,7 +25,7 @@ from trainer.models.layers import StridedPointwise, subsampled
 CHANNELS_ALIKE = (
     nn.Identity, nn.ReLU, nn.ReLU6, nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.Flatten,
 )  # fmt: skip
-"""Modules without weights that compute each channel by itself."""
+"""Modules without weights that compute each channel separately."""
 
 
 def obstacle(group: PeerGroup) -> str:
@@ -102,7 +102,7 @@ def _joined_tensor(parts: Sequence[Tensor]) -> Tensor:
 
 
 def _joined_parameter(parts: Sequence[nn.Parameter]) -> nn.Parameter:
-    """Return the same as a parameter whose gradient goes on to the parts, as slices."""
+    """Return the same as a parameter whose gradient is passed to the parts, as slices."""
     whole = nn.Parameter(_joined_tensor(parts), requires_grad=parts[0].requires_grad)
 
     def hand_down(whole: Tensor) -> None:

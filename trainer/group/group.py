@@ -10,7 +10,7 @@ from trainer.models import Architecture
 
 
 class GroupOutput(NamedTuple):
-    """What a group computes for a batch; member M-1 is the one that is deployed.
+    """The outputs of a group for a batch; member M-1 is the one that is deployed.
 
     Attributes:
         logits_NMC: Logits of every member.
@@ -104,7 +104,7 @@ class PeerGroup(nn.Module):
     def execute_with(self, make: "Callable[[PeerGroup], Executor]") -> None:
         """Compute with the executor that a function makes of the group (``EXECUTORS``).
 
-        It is made anew whenever the weights have moved to other memory.
+        It is rebuilt whenever the weights have moved to other memory.
         """
         self._make_executor, self._executor = make, make(self)
 

@@ -1,16 +1,20 @@
-"""Small promises about files: whole or not at all, and one writer at a time."""
+"""Files that are written whole or not at all, by one writer at a time."""
 
 import contextlib
 import errno
-import fcntl
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 
-class LockedError(RuntimeError):
+from trainer.errors import TrainerError
+
+
+class LockedError(TrainerError, RuntimeError):
     """Another process holds the lock."""
 
 
@@ -20,7 +24,7 @@ def expanded(path: str) -> Path:
 
 
 def is_disk_full(error: OSError) -> bool:
-    """Say whether a file could not be written for want of room, the user's share included."""
+    """Say whether a file could not be written because the disk, or the user's quota, is full."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -37,11 +41,11 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 
 def replace_durably(temporary: Path, path: Path) -> None:
-    """Give a finished file its name; after a power cut the name leads to all of it, or to the old.
+    """Give a finished file its name; after a power cut the name has all of it, or the old file.
 
     Args:
         temporary: In the folder of ``path``, closed.
-        path: What it is to be called.
+        path: Its final name.
     """
     with open(temporary, "rb") as file:
         os.fsync(file.fileno())
@@ -79,7 +83,7 @@ def read_json(path: Path) -> Any:
 def append_line(path: Path, line: str) -> None:
     """Append a line to a log and wait until it is on disk.
 
-    A last line that a crash cut off stays as it is; the new one begins behind it.
+    Nothing is ever taken away: a last line that a crash cut off is ended, and the new one follows.
     """
     is_new = not path.exists()
     with open(path, "a+b") as file:
@@ -91,24 +95,44 @@ def append_line(path: Path, line: str) -> None:
         sync_folder(path.parent)
 
 
+def append_json(path: Path, value: Any) -> None:
+    """Append a record to a log of JSON lines and wait until it is on disk."""
+    append_line(path, json.dumps(value))
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield line number (from 1) and value of every record of a log; nothing if there is no log.
+
+    Lines that a crash cut off, which are no JSON, are skipped.
+    """
+    if not path.exists():
+        return
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        with contextlib.suppress(ValueError, RecursionError):
+            yield number, json.loads(line)
+
+
 @contextlib.contextmanager
-def exclusive_lock(path: Path) -> Iterator[None]:
-    """Hold an advisory lock; the kernel lets go of it however the process ends.
+def exclusive_lock(path: Path, wait_s: float = 0.0) -> Iterator[None]:
+    """Hold an advisory lock (flock); the kernel releases it however the process ends.
+
+    Args:
+        path: The lock file. It stays, and names the process that held it last.
+        wait_s: How long to wait for another holder, possibly ``math.inf``.
 
     Raises:
         LockedError: Another process holds it.
     """
-    with open(path, "a+b", buffering=0) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().decode(errors="replace").strip()
-            raise LockedError(f"{path} is held by process {holder}") from None
+    # A soft lock, filelock's way out where there is no flock, would survive a kill -9.
+    lock = FileLock(path, thread_local=False, fallback_to_soft=False)
+    try:
+        lock.acquire(timeout=-1 if wait_s == math.inf else wait_s, poll_interval=0.2)
+    except Timeout:
+        holder = path.read_text(errors="replace").strip()
+        raise LockedError(f"{path} is held by process {holder}") from None
+    try:
         with contextlib.suppress(OSError):  # a full disk has no room for the number
-            file.truncate(0)
-            file.write(str(os.getpid()).encode())
-        try:
-            yield
-        finally:  # closing alone would leave it with processes forked meanwhile (image decoders)
-            fcntl.flock(file, fcntl.LOCK_UN)
+            path.write_text(str(os.getpid()))
+        yield
+    finally:
+        lock.release()

@@ -20,7 +20,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         tensors: By name; moved to the CPU.
 
     Raises:
-        OSError: It cannot be written; safetensors tells the system's error in words only.
+        OSError: It cannot be written; safetensors gives the system's error as text only.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:

@@ -9,7 +9,7 @@ _ACTING = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 def visible(text: str) -> str:
     r"""Write control, direction and other invisible characters as escapes such as ``\x1b``.
 
-    A terminal would obey them: change its title, overwrite lines that were told before, answer with
+    A terminal would obey them: change its title, overwrite earlier lines, answer with
     keystrokes. Line breaks and tabs stay.
     """
     if text.isprintable():
@@ -23,23 +23,23 @@ def _seen(character: str) -> str:
 
 
 def is_plain(text: str, *, but: str = "") -> bool:
-    """Say whether a text has neither control characters, except some, nor half a character."""
+    """Say whether a text has no control characters, except ``but``, and no lone surrogates."""
     if text.isprintable():
         return True
     return all(c in but or unicodedata.category(c) not in ("Cc", "Cs") for c in text)
 
 
 def printable(text: object) -> str:
-    """Return a name, for instance of a file, as it stands on one line of a message."""
+    """Return a name, for instance of a file, for one line of a message."""
     return visible(str(text)).replace("\n", r"\n").replace("\t", r"\t")
 
 
 def shown(value: object, most: int = 80) -> str:
-    """Return a value as it stands in a message: on one line, and not the whole of a long one.
+    """Return a value for a message: on one line, a long one truncated.
 
     Args:
-        value: A text, or anything else: as Python writes it.
-        most: Characters.
+        value: A text, or anything else, of which ``repr`` is shown.
+        most: Longest result, in characters.
     """
     text = printable(value if isinstance(value, str) else repr(value))
     return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from trainer.errors import TrainerError
 from trainer.io.text import is_plain, shown
 
 KeyPath = tuple[str | int, ...]
@@ -33,7 +34,7 @@ _RESOLVERS = (
 )
 
 
-class YamlError(Exception):
+class YamlError(TrainerError):
     """Text that cannot be read at all.
 
     Attributes:

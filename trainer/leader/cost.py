@@ -1,4 +1,4 @@
-"""What a leader costs where it is deployed."""
+"""The cost of a leader where it is deployed."""
 
 import copy
 import statistics
@@ -17,7 +17,7 @@ WARM_UP = 5
 
 @dataclass(frozen=True)
 class LeaderCost:
-    """What a leader costs where it is deployed, whatever its training cost.
+    """The cost of a leader where it is deployed, whatever its training cost.
 
     Attributes:
         parameters: Number of weights and biases.
@@ -56,7 +56,7 @@ def measure_cost(
     """Measure what a leader costs in use: float32, one image at a time, on an idle machine.
 
     Args:
-        leader: Its own input shape is what it is fed with.
+        leader: It is fed with images of its own input shape.
         device: Where it runs. On the CPU with one thread, as a deployed network may have no more.
         budget_s: Seconds to spend on timing, beside the warm-up; at least 5 images are timed.
     """

@@ -11,24 +11,23 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from trainer.config.train import ModelName
+from trainer.errors import TrainerError
 from trainer.group.group import Network, single_network
 from trainer.io.files import read_json, write_json
 from trainer.io.tensors import write_tensors
 from trainer.io.text import shown
+from trainer.leader.files import INFO, WEIGHTS
 from trainer.models import build_architecture, check_size
 from trainer.registry import MODELS
 
-WEIGHTS = "leader.safetensors"
-INFO = "leader.json"
 
-
-class DamagedLeaderError(ValueError):
+class DamagedLeaderError(TrainerError, ValueError):
     """A leader that is there but cannot be used: damaged, or not what its description says."""
 
 
 @dataclass(frozen=True)
 class LeaderInfo:
-    """What it takes to use a leader.
+    """The facts that are needed to use a leader.
 
     Attributes:
         model: Name of the network.

@@ -21,7 +21,7 @@ AUTHORS_EPSILON = 1e-7
 
 
 class Batch(NamedTuple):
-    """What a step trains on.
+    """The input of a training step.
 
     Attributes:
         images_NCHW: Normalised and augmented, as the group has seen them.
@@ -63,7 +63,7 @@ class Method(nn.Module, ABC):
 
         Args:
             group: On its device, with fresh weights.
-            data: What the run trains on.
+            data: The run's images.
             teacher_dir: A trained leader's folder, where the configuration names a teacher.
 
         Raises:

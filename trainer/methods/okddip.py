@@ -140,7 +140,7 @@ class OKDDip(Method):
     """OKDDip with its two learned projections W_L and W_E (bias-free, D → d).
 
     ``attention`` and ``two_level`` are the ablations of the paper's Table 5: ``symmetric`` shares
-    one projection, ``mean`` weighs all peers alike, ``random`` draws the weights anew for every
+    one projection, ``mean`` weighs all peers alike, ``random`` draws new weights for every
     image; without the second level there is no leader, and all members attend to all.
     """
 
@@ -160,7 +160,7 @@ class OKDDip(Method):
         if self.config.attention == "mean":
             return features_NPD.new_full((num_images, num_peers, num_peers), 1.0 / num_peers)
         if self.config.attention == "random":
-            # An evaluation must not draw from the generator that training goes on with.
+            # An evaluation must not draw from the generator that training uses.
             own = None if self.training else torch.Generator(features_NPD.device).manual_seed(0)
             scores_NPP = features_NPD.new_empty(num_images, num_peers, num_peers)
             scores_NPP.normal_(generator=own)

@@ -1,7 +1,7 @@
 """Networks by name. Each gives a trunk and a branch, from which every group structure is built."""
 
 from trainer.models.architecture import Architecture
-from trainer.registry import MODELS, load_home, width_problem
+from trainer.registry import MODELS, load_object, width_problem
 
 __all__ = ["Architecture", "build_architecture", "check_size"]
 
@@ -9,7 +9,7 @@ __all__ = ["Architecture", "build_architecture", "check_size"]
 def build_architecture(
     name: str, *, channels: int, num_classes: int, width: float = 1.0
 ) -> Architecture:
-    """Return the named network for images of so many channels and classes.
+    """Return the named network for images of this many channels and classes.
 
     Args:
         name: A name in ``trainer.registry.MODELS``.
@@ -23,7 +23,7 @@ def build_architecture(
     if problem := width_problem(name, width):
         raise ValueError(f"width {problem}")
     info = MODELS[name]
-    architecture: Architecture = load_home(info.home)(
+    architecture: Architecture = load_object(info.import_path)(
         channels=channels, num_classes=num_classes, width=width, **info.arguments
     )
     return architecture

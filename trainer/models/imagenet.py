@@ -113,7 +113,7 @@ def _cut(
 def _replace_channels(
     module: nn.Module, channels: int, initialise: Callable[[nn.Conv2d], Any]
 ) -> None:
-    """Make the first convolution take so many image channels, initialised as torchvision does."""
+    """Make the first convolution take this many image channels, initialised as torchvision does."""
     first = next(layer for layer in module.modules() if isinstance(layer, nn.Conv2d))
     first.in_channels = channels
     shape = (first.out_channels, channels, *first.kernel_size)

@@ -1,4 +1,4 @@
-"""What several families are made of."""
+"""Building blocks of several families."""
 
 from typing import Literal, TypeVar
 
@@ -18,7 +18,7 @@ class StridedPointwise(nn.Conv2d):
 
     oneDNN's own way writes beyond its buffer in the backward pass where the input has fewer
     channels than a vector has lanes (its issue 6035; torch 2.15 on a CPU with AVX2): training
-    crashes, or goes on with wrong gradients.
+    crashes, or continues with wrong gradients.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ def linear(inputs: int, outputs: int, *, std: float | None = None) -> nn.Linear:
 
 
 def kaiming(module: AnyModule, mode: Literal["fan_in", "fan_out"] = "fan_out") -> AnyModule:
-    """Draw all convolutions anew (He et al. 2015, for ReLU), biases 0; return the module."""
+    """Initialise all convolutions (He et al. 2015, for ReLU), biases 0; return the module."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode=mode, nonlinearity="relu")

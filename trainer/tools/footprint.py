@@ -1,4 +1,4 @@
-"""What a run takes on disk, from the shapes of its networks: nothing is trained, no weight is made.
+"""The disk space of a run, from the shapes of its networks: nothing is trained, no weight is made.
 
 ``python -m trainer.tools.footprint`` answers for those who must not import torch: a JSON list of
 ``[config, channels, num_classes]`` on standard input, a list of footprints on standard output.

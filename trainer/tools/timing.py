@@ -25,16 +25,16 @@ from trainer.data.resident import ResidentData
 from trainer.engine.trainer import NonFiniteLossError, Trainer
 
 STEPS = 4
-"""Of the epochs that are timed."""
+"""Steps of each timed epoch."""
 ROUNDS = 3
 ENOUGH_S = 1.5
-"""Rounds of short epochs are repeated for so long: they are noisy."""
+"""Seconds for which rounds of short epochs are repeated: they are noisy."""
 MOST_S = 60.0
-"""No further round of long epochs starts after so long."""
+"""Seconds after which no further round of long epochs starts."""
 
 
 class Shape(NamedTuple):
-    """What the images of a data set are like."""
+    """The shape of a data set: its images and classes."""
 
     channels: int
     height: int
@@ -114,7 +114,7 @@ def time_variants(
 
 
 class Load(NamedTuple):
-    """What runs at the same time come to.
+    """The throughput of runs at the same time.
 
     Attributes:
         steps_per_s: Of all of them together.
@@ -126,7 +126,7 @@ class Load(NamedTuple):
 
 
 def side_by_side(config: TrainConfig, shape: Shape, runs: int, seconds: float = 3.0) -> Load | None:
-    """Train in so many processes at once, and return what they come to together.
+    """Train in several processes at once, and return their joint throughput.
 
     Args:
         config: Of each; its ``num_threads`` is that of one process.

@@ -20,9 +20,9 @@ from trainer.tools.timing import Shape, Variant, child_environment, short_run
 EPOCHS = 3
 """The first two with a ramp-up weight of their own."""
 TOLERANCE = {"fp32": 0.05, "bf16": 0.3}
-"""Of losses and of what the weights have learnt, relative. Rounding is well below (TF32's, too, in
-fp32); a step that is left out and another batch are above in both precisions, ten per cent of the
-learning rate and another ramp-up in fp32, in which every variant is tried as well."""
+"""Relative tolerance on losses and weight updates. Rounding (TF32 included) stays well below it; a
+skipped step or a wrong batch exceeds it in both precisions, a learning rate that is 10 % off or a
+wrong ramp-up only in fp32, in which every variant is tried as well."""
 LIMIT_S = 180.0
 
 
@@ -32,7 +32,7 @@ def doubt(config: TrainConfig, shape: Shape, variant: Variant, limit_s: float = 
     Args:
         config: Of the run; its executor and precision do not count.
         shape: Of the images.
-        variant: What is doubted.
+        variant: The variant in doubt.
         limit_s: A process that is not done by then hangs.
     """
     try:
