@@ -5,7 +5,7 @@ from pathlib import Path
 import optuna
 
 from okddip_search.cli.disk import estimate_disk, most_runs
-from okddip_search.cluster.resources import Node, allot, count_cpus, count_gpus
+from okddip_search.cluster.resources import allot, this_machine
 from okddip_search.driver.autotune import left_to_timing, load_speed
 from okddip_search.formatting import duration, params_text
 from okddip_search.layout import BEST, DATA, JOURNAL, PAGE, SPEC, SPEED
@@ -26,7 +26,7 @@ def explain_search(
     Raises:
         UserError: The search cannot run here as asked.
     """
-    allotment = allot(spec.resources, [Node(count_cpus(), count_gpus())], asked_gpus=gpus)
+    allotment = allot(spec.resources, [this_machine(gpus)], asked_gpus=gpus)
     study = spec.study
     echo(spec.to_yaml())
     echo("# Budget")

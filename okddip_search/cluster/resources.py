@@ -1,12 +1,11 @@
 """What a search occupies: GPUs, cores and slots, decided before anything starts."""
 
 import os
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
+from okddip_search.cluster.gpus import count_gpus
 from okddip_search.errors import UserError
 from okddip_search.space.settings import ResourceSettings
 
@@ -91,24 +90,20 @@ def count_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def count_gpus() -> int:
-    """Return how many NVIDIA GPUs this process sees, without importing torch."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([part for part in visible.split(",") if part.strip() not in ("", "-1")])
-    try:
-        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        driver = Path("/proc/driver/nvidia/gpus")
-        return len(list(driver.iterdir())) if driver.is_dir() else 0
-    return sum(line.startswith("GPU ") for line in listing.stdout.splitlines())
-
-
 class Node(NamedTuple):
     """What one machine has."""
 
     cpus: int
     gpus: int
+
+
+def this_machine(asked_gpus: int | None) -> Node:
+    """Return what this machine has; with ``--gpus 0`` it does not matter whether a GPU works.
+
+    Raises:
+        UserError: There is a GPU that torch cannot use.
+    """
+    return Node(count_cpus(), 0 if asked_gpus == 0 else count_gpus())
 
 
 def allot(

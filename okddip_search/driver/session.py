@@ -7,6 +7,7 @@ studies that one session runs one after the other, on the same cluster, under th
 import logging
 import os
 import platform
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from rich.console import Console
 from okddip_search.cluster.ray_cluster import new_scratch, ray_cluster
 from okddip_search.cluster.ray_private import low_memory_survived
 from okddip_search.cluster.remote import call_in_worker
-from okddip_search.cluster.resources import Allotment
+from okddip_search.cluster.resources import Allotment, allot, this_machine
 from okddip_search.cluster.signals import Stopped, StopSwitch
 from okddip_search.driver.bridge import StudyBridge
 from okddip_search.driver.prepare import Request, load_data, settle
@@ -247,6 +248,7 @@ def open_session(request: Request, how_to_go_on: str) -> Iterator[Session]:
         if uri is None and request.resume:
             uri = usual_uri(directory.resolve())
         target_of(directory, uri)  # a mistake in it is told before anything starts
+        _require_room(request)
         data = load_data(request.spec, directory, terminal)
         stop.check()
         with ray_cluster(
@@ -277,8 +279,19 @@ def open_session(request: Request, how_to_go_on: str) -> Iterator[Session]:
             if undelivered:
                 session.say(
                     f"{undelivered} tracking records are not delivered yet; they are kept. "
-                    f"Deliver them with:  okddip-search sync {directory}"
+                    f"Deliver them with:  okddip-search sync {shlex.quote(str(directory))}"
                 )
+
+
+def _require_room(request: Request) -> None:
+    """Refuse what cannot run on this machine before the images are fetched.
+
+    Raises:
+        UserError: More is asked for than there is, or torch cannot use the GPUs that are there.
+    """
+    if request.address is None:
+        here = this_machine(request.gpus)
+        allot(request.spec.resources, [here], asked_gpus=request.gpus)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import pytest
 
-from okddip_search.cluster.resources import Allotment, Node, allot, count_gpus
+from okddip_search.cluster.resources import Allotment, Node, allot
 from okddip_search.errors import UserError
 from okddip_search.space.load import load_space
 from okddip_search.space.settings import ResourceSettings
@@ -66,12 +66,6 @@ def test_every_node_of_a_cluster_is_shared_out_alone(nodes, asked, settings, slo
 def test_asking_for_more_than_there_is_is_told(cpus, gpus, asked, settings, words):
     with pytest.raises(UserError, match=words):
         share(cpus, gpus, asked, **settings)
-
-
-@pytest.mark.parametrize(("value", "count"), [("", 0), ("-1", 0), ("0", 1), ("0,3,5", 3)])
-def test_hidden_gpus_are_not_counted(monkeypatch, value, count):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
-    assert count_gpus() == count
 
 
 def test_more_decoding_processes_than_a_trial_has_cores_are_refused(tmp_path):

@@ -125,13 +125,16 @@ def test_trials_that_no_node_has_room_for_are_told_and_given_up(scene, monkeypat
         ([(8, 0), (2, 0)], "GPU: "),
         ([(1, 4)], "CPU: "),
         ([], "have none"),
-        ([(4, 1)], "whoever else"),
     ],
 )
 def test_the_missing_resource_is_named(nodes, words):
     known = [{"Alive": True, "Resources": {"CPU": c, "GPU": g}} for c, g in nodes]
     dead = {"Alive": False, "Resources": {"CPU": 64, "GPU": 8}}
     assert words in what_is_missing([*known, dead], 4, 1)
+
+
+def test_nothing_is_missing_where_a_node_has_it_all():
+    assert what_is_missing([{"Alive": True, "Resources": {"CPU": 4, "GPU": 1}}], 4, 1) == ""
 
 
 def test_an_interrupted_search_leaves_its_trials_running(scene):
