@@ -1,5 +1,6 @@
 """``run_search``: the trials of a space, the winner out, and its confirmation if asked for."""
 
+import shlex
 from typing import Literal
 
 from optuna.trial import TrialState
@@ -37,7 +38,7 @@ def run_search(request: Request, *, then_confirm: bool) -> int:
     _require_fresh_or_resumed(request)
     if then_confirm and request.spec.confirm is not None:
         require_possible(request.spec, request.directory, Wishes())
-    go_on = f"okddip-search --resume --out {request.directory}"
+    go_on = f"okddip-search --resume --out {shlex.quote(str(request.directory))}"
     with open_session(request, go_on) as session:
         then_confirm = then_confirm and session.spec.confirm is not None
         code = _search(session, then_confirm)
