@@ -23,7 +23,7 @@ from rich.console import Console
 from okddip_search.cluster.ray_cluster import new_scratch, ray_cluster
 from okddip_search.cluster.ray_private import low_memory_survived
 from okddip_search.cluster.remote import call_in_worker
-from okddip_search.cluster.resources import Allotment, allot, this_machine
+from okddip_search.cluster.resources import Allocation, allocate, this_machine
 from okddip_search.cluster.signals import Stopped, StopSwitch
 from okddip_search.driver.bridge import StudyBridge
 from okddip_search.driver.prepare import Request, load_data, settle
@@ -67,7 +67,7 @@ class Session:
         directory: Of the search, absolute.
         terminal: Where the user reads.
         data: Training and validation images.
-        allotment: How the machine is shared out.
+        allocation: How the machine is shared out.
         tracker: MLflow's side.
         switch: Thrown when the user wants to stop.
     """
@@ -76,7 +76,7 @@ class Session:
     directory: Path
     terminal: Console
     data: DevelopmentData
-    allotment: Allotment
+    allocation: Allocation
     tracker: Tracker
     switch: StopSwitch
 
@@ -119,7 +119,7 @@ class Session:
         retention = Retention(home / TRIALS, agenda.keep_leaders)
         watching = (keeper, retention, tracked, screen)
         listeners = [listener for listener in watching if listener is not None]
-        bridge = StudyBridge(study, agenda, self.allotment.share, listeners, self.say)
+        bridge = StudyBridge(study, agenda, self.allocation.share, listeners, self.say)
         retention.sweep(ends_in(study))  # what an earlier driver left
         if tracked is not None:
             trials = study.get_trials(deepcopy=False)
@@ -132,8 +132,8 @@ class Session:
         return bridge
 
     def _tune(self, bridge: StudyBridge, home: Path, data: DevelopmentData) -> None:
-        allotment = self.allotment
-        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(allotment.slots)
+        allocation = self.allocation
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(allocation.slots)
         folders = {
             "trials_dir": str(home / TRIALS),
             "teachers_dir": str(self.directory / TEACHERS),
@@ -142,8 +142,8 @@ class Session:
             tune.with_parameters(OKDDipTrial, arrays=data.to_arrays(), **folders),
             # Of the single trial: after one ran out of memory, the next ones get more of a GPU.
             lambda config: {
-                "cpu": allotment.cpus_per_trial,
-                "gpu": config.get("gpus", allotment.gpus_per_trial),
+                "cpu": allocation.cpus_per_trial,
+                "gpu": config.get("gpus", allocation.gpus_per_trial),
             },
         )
         scheduler = StudyScheduler(bridge)
@@ -176,12 +176,12 @@ class Session:
             shutil.rmtree(scratch, ignore_errors=True)
 
     def _watchdog(self, bridge: StudyBridge, scheduler: StudyScheduler) -> Watchdog:
-        cpus = self.allotment.cpus_per_trial
+        cpus = self.allocation.cpus_per_trial
         return Watchdog(bridge, scheduler, self.spec.resources, cpus, self.say)
 
     def in_worker(self, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         """Call a function in a worker with a trial's resources (``call_in_worker``)."""
-        share = self.allotment
+        share = self.allocation
         return call_in_worker(
             self.switch,
             function,
@@ -214,7 +214,7 @@ class Session:
             "okddip.space": spec.name,
             "okddip.data_fingerprint": self.data.fingerprint,
             "okddip.reduction": spec.objective.words,
-            "okddip.slots": str(self.allotment.slots),
+            "okddip.slots": str(self.allocation.slots),
             "okddip.host": platform.node(),
             "okddip.python": platform.python_version(),
             **{
@@ -256,14 +256,14 @@ def open_session(request: Request, how_to_go_on: str) -> Iterator[Session]:
         ) as nodes:
             stop.take_over()  # Ray has put a handler of its own over SIGTERM, which aborts
             stop.check()
-            spec, allotment, speed = settle(request, nodes, data, stop)
+            spec, allocation, speed = settle(request, nodes, data, stop)
             request = replace(request, spec=spec)
             stop.how_to_go_on = how_to_go_on
             write_atomically(directory / SPEC, spec.to_yaml())
             home = directory.resolve()
             tracker = Tracker(home, uri, spec.name, on_trouble=stop.say)
-            session = Session(request, home, terminal, data, allotment, tracker, stop)
-            session.say(allotment.words)
+            session = Session(request, home, terminal, data, allocation, tracker, stop)
+            session.say(allocation.words)
             if speed.words:
                 session.say(speed.words)
             tracker.search_started(*session.provenance())
@@ -291,7 +291,7 @@ def _require_room(request: Request) -> None:
     """
     if request.address is None:
         here = this_machine(request.gpus)
-        allot(request.spec.resources, [here], asked_gpus=request.gpus)
+        allocate(request.spec.resources, [here], asked_gpus=request.gpus)
 
 
 @contextmanager

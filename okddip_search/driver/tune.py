@@ -56,7 +56,7 @@ class StudySearcher(Unsaved, Searcher):  # type: ignore[misc]
     ) -> None:
         """Close the trial. Tune skips the scheduler for a last result, so it is recorded here."""
         number = self._numbers.pop(trial_id, None)
-        if number is None or self._bridge.interrupted or self._bridge.placeless:
+        if number is None or self._bridge.interrupted or self._bridge.unschedulable:
             return
         if error or result is None:  # the scheduler was told why; if not, the driver itself erred
             self._bridge.set_back(number, "its worker ended without a word", "died")
@@ -147,4 +147,4 @@ class WhenInterrupted(Unsaved, Stopper):  # type: ignore[misc]
 
     def stop_all(self) -> bool:
         """Say whether Tune is to end."""
-        return self._bridge.interrupted or self._bridge.placeless
+        return self._bridge.interrupted or self._bridge.unschedulable
