@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 from side_by_side import machine, random_data
 
-from okddip_search.cluster.resources import Share
+from okddip_search.cluster.resources import Concurrency
 from okddip_search.driver.bridge import StudyBridge
 from okddip_search.driver.work import SearchAgenda
 from okddip_search.space.load import load_space
@@ -48,7 +48,7 @@ def main(trials: int, epochs: int) -> None:
         bridge = StudyBridge(
             open_study(folder, spec),
             SearchAgenda(spec),
-            Share(2),
+            Concurrency(2),
             listeners=[tracker.stage(folder)],
         )
         for number in range(trials):

@@ -128,14 +128,14 @@ class SleepingTrial(OKDDipTrial):
 
 def drive(directory: Path, trials: int, epochs: int, at_once: int) -> int:
     """Run the search, as ``okddip-search`` would."""
-    from okddip_search.cluster import ray_cluster as cluster
+    from okddip_search.cluster import resources
     from okddip_search.driver import session
     from okddip_search.search import run_search
     from okddip_search.space.load import load_space
 
     os.environ["RAY_worker_niceness"] = "0"  # 16 that sleep on two cores are to keep their pace
     session.OKDDipTrial = SleepingTrial  # type: ignore[misc]
-    cluster.count_cpus = lambda: at_once
+    resources.count_cpus = lambda: at_once
     _save_template(directory / TEMPLATE)
     fields = (f"trainer.epochs={epochs}", "trainer.ramp_epochs=2", "trainer.precision=fp32",
               "trainer.executor=separate")  # fmt: skip

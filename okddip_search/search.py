@@ -1,5 +1,7 @@
 """``run_search``: the trials of a space, the winner out, and its confirmation if asked for."""
 
+import shlex
+
 from optuna.trial import TrialState
 
 from okddip_search.confirm.run import Wishes, confirm, require_possible
@@ -35,7 +37,7 @@ def run_search(request: Request, *, then_confirm: bool) -> int:
     _require_fresh_or_resumed(request)
     if then_confirm and request.spec.confirm is not None:
         require_possible(request.spec, request.directory, Wishes())
-    go_on = f"okddip-search --resume --out {request.directory}"
+    go_on = f"okddip-search --resume --out {shlex.quote(str(request.directory))}"
     with open_session(request, go_on) as session:
         then_confirm = then_confirm and session.spec.confirm is not None
         code = _search(session, then_confirm)
@@ -48,8 +50,10 @@ def _search(session: Session, then_confirm: bool) -> int:
     spec = session.spec
     study = open_study(session.directory, spec)
     require_same_images(study, session.data.fingerprint)
-    allotment = session.allotment
-    study.set_user_attr(SHARE, {"cpus": allotment.cpus_per_trial, "gpus": allotment.gpus_per_trial})
+    allocation = session.allocation
+    study.set_user_attr(
+        SHARE, {"cpus": allocation.cpus_per_trial, "gpus": allocation.gpus_per_trial}
+    )
     study.set_user_attr(IDENTITY, session.tracker.session.identity)
     finished = len(trials_in(study, TrialState.COMPLETE, TrialState.PRUNED))
     screen = SearchConsole(

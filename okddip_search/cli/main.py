@@ -18,6 +18,7 @@ from okddip_search.environment import protect_files
 from okddip_search.errors import UserError
 from okddip_search.export import FORMATS
 from okddip_search.export import export as run_export
+from okddip_search.hints import to_see
 from okddip_search.layout import JOURNAL, SPEC
 from okddip_search.masking import masked
 from okddip_search.space.changes import left_as_it_was, require_unchanged
@@ -213,7 +214,8 @@ def report(directory: Path) -> None:
     """Write report.html and report.json of the search in DIR, finished or not."""
     from okddip_search.report.page import write_report
 
-    echo(f"wrote {write_report(directory)}")
+    page = write_report(directory)
+    echo(f"wrote {page}\nTo see it:  {to_see(page)}")
 
 
 @cli.command()
@@ -233,12 +235,15 @@ def export(directory: Path, output: Path | None, form: str) -> None:
 @click.argument("directory", metavar="DIR", type=DIRECTORY)
 @click.option("--port", type=click.IntRange(1, 65535), help="[default: 5000, or a free one]")
 @click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--open", "open_browser", is_flag=True, help="Show it in your browser.")
 @click.pass_context
-def ui(context: click.Context, directory: Path, port: int | None, host: str) -> None:
+def ui(
+    context: click.Context, directory: Path, port: int | None, host: str, open_browser: bool
+) -> None:
     """Show the search in DIR in MLflow's user interface."""
     from okddip_search.tracking.ui import serve_ui
 
-    context.exit(serve_ui(directory, host=host, port=port, echo=echo))
+    context.exit(serve_ui(directory, host=host, port=port, echo=echo, open_browser=open_browser))
 
 
 @cli.command()

@@ -2,9 +2,11 @@
 
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import stat
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,11 +19,13 @@ import ray
 from okddip_search.cluster.ray_private import (
     asking_nobody,
     on_loopback,
+    private_folder,
+    quoting,
     raylet_watched,
     shut_down,
 )
-from okddip_search.cluster.reaper import guarded
-from okddip_search.cluster.resources import Allotment, Node, allot, count_cpus, count_gpus
+from okddip_search.cluster.reaper import reaped
+from okddip_search.cluster.resources import Allocation, Node, allocate, this_machine
 from okddip_search.cluster.signals import StopSwitch
 from okddip_search.errors import UserError
 from okddip_search.space.settings import ResourceSettings
@@ -71,26 +75,26 @@ def ray_cluster(
             if node["Alive"]
         ]
         try:
-            allot(settings, nodes, asked_gpus=gpus)
+            allocate(settings, nodes, asked_gpus=gpus)
             yield nodes
         finally:
             ray.shutdown()
         return
-    here = Node(count_cpus(), count_gpus())
-    allotment = allot(settings, [here], asked_gpus=gpus)  # a mistake is told at once
+    here = this_machine(gpus)
+    allocation = allocate(settings, [here], asked_gpus=gpus)
     # Ray's sockets live there, and their paths may have 107 bytes at most.
     place = "/tmp" if len(tempfile.gettempdir()) > 20 and os.path.isdir("/tmp") else None
     _remove_stale(Path(place or tempfile.gettempdir()))
     with (
         tempfile.TemporaryDirectory(prefix=PREFIX, dir=place, ignore_cleanup_errors=True) as short,
         exclusive_lock(Path(short, OWNER)),
-        guarded(Path(short), ENDED, terminal) as has_told,
+        reaped(Path(short), ENDED, terminal) as has_told,
         stop.at_once(has_told),
     ):
         # In the environment of our processes alone: Ray's own file is readable by everybody.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        with _signals_blocked(), on_loopback(), asking_nobody():
-            _start_ray(Path(short), allotment)
+        with _signals_blocked(), on_loopback(), quoting(), asking_nobody():
+            _start_ray(Path(short), allocation)
         try:
             with raylet_watched():
                 yield [here]
@@ -98,7 +102,7 @@ def ray_cluster(
             shut_down()
 
 
-def _start_ray(short: Path, allotment: Allotment) -> None:
+def _start_ray(short: Path, allocation: Allocation) -> None:
     """Start a private Ray whose files lie in a folder of ours.
 
     Raises:
@@ -107,15 +111,26 @@ def _start_ray(short: Path, allotment: Allotment) -> None:
     try:
         ray.init(
             address="local",
-            num_cpus=allotment.cpus,
-            num_gpus=allotment.gpus,
+            num_cpus=allocation.cpus,
+            num_gpus=allocation.gpus,
             include_dashboard=False,
             log_to_driver=False,
+            runtime_env=_runtime_env(),
             # Ray opens it to everybody, sockets and all; the folder around it is ours alone.
             _temp_dir=f"{short}/ray",
         )
     except Exception as error:  # Ray itself raises nothing more special, for a daemon that died
         raise UserError(f"Ray did not start: {error} {KEPT}") from None
+
+
+def _runtime_env() -> dict[str, str] | None:
+    """Have Ray quote the path of Python where a shell would divide it ("my project's/.venv").
+
+    Ray 2.60 starts Tune's actors through ``bash -c`` and quotes all but this path; no actor would
+    ever begin. Other workers, and paths of letters alone, need nothing.
+    """
+    quoted = shlex.quote(sys.executable)
+    return None if quoted == sys.executable else {"py_executable": quoted}
 
 
 def _remove_stale(place: Path) -> None:
@@ -142,7 +157,7 @@ def new_scratch(home: Path, *, shared: bool) -> Path:
     """
     for left in home.glob(".tune*"):
         shutil.rmtree(left, ignore_errors=True)
-    place = home if shared else Path(ray._private.worker._global_node.get_temp_dir_path()).parent
+    place = home if shared else private_folder()
     return Path(tempfile.mkdtemp(prefix=".tune-", dir=place))
 
 

@@ -1,9 +1,17 @@
-"""Every use of Ray's private parts."""
+"""Every use of Ray's private parts, as they are in Ray 2.60.
+
+``tests/unit/test_ray_private.py`` fails where one of them has moved. Two more private names are
+used where Ray wants them set: ``ray.init(_temp_dir=…)`` (``ray_cluster``) and the attribute
+``_supports_buffered_results`` of a scheduler (``driver/tune.py``).
+"""
 
 import os
+import shlex
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -51,7 +59,7 @@ def raylet_watched() -> Iterator[None]:
     def watch() -> None:
         while not done.wait(RAYLET_LOOK_S):
             if any(raylet.poll() is not None for raylet in raylets):
-                os._exit(1)  # the guardian tells the user, and ends the rest
+                os._exit(1)  # the reaper tells the user, and ends the rest
 
     watcher = threading.Thread(target=watch, name="raylet", daemon=True)
     watcher.start()
@@ -67,7 +75,7 @@ def shut_down() -> None:
 
     They do not hear the SIGTERM with which Ray asks them to end (``_signals_blocked``). The raylet
     gets its second, in which its workers end; those that only watch are killed beforehand. Its
-    agents, which would take a minute to notice that it is gone, are left to the guardian.
+    agents, which would take a minute to notice that it is gone, are left to the reaper.
     """
     node = getattr(ray._private.worker, "_global_node", None)
     daemons = node.all_processes if node else {}
@@ -75,6 +83,37 @@ def shut_down() -> None:
         for daemon in daemons.get(name, ()):
             daemon.process.kill()
     ray.shutdown()
+
+
+def private_folder() -> Path:
+    """Return the folder around a private Ray's own, which nobody else may open.
+
+    Ray does not say where its files are; its node does.
+    """
+    node: Any = ray._private.worker._global_node
+    return Path(node.get_temp_dir_path()).parent
+
+
+def session_logs() -> Path | None:
+    """Return the folder of Ray's logs on this node; None where the driver is no part of it."""
+    node: Any = ray._private.worker._global_node
+    return Path(node.get_session_dir_path(), "logs") if node else None
+
+
+def actor_of(controller: Any, trial: Any) -> Any:
+    """Return the actor that runs a trial; Tune has no public way to it.
+
+    Args:
+        controller: Tune's controller, as a scheduler is handed it.
+        trial: One of Tune's.
+
+    Raises:
+        AttributeError: Tune keeps them elsewhere.
+        KeyError: It has none.
+    """
+    tracked = controller._trial_to_actor[trial]
+    actor, _ = controller._actor_manager._live_actors_to_ray_actors_resources[tracked]
+    return actor
 
 
 @contextmanager
@@ -87,6 +126,21 @@ def on_loopback() -> Iterator[None]:
         yield
     finally:
         constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def quoting() -> Iterator[None]:
+    """Let Ray hand its commands to the raylet in a shell's quotes.
+
+    It uses those of Windows (``subprocess.list2cmdline``), which leave a lone ``'`` in a path as it
+    is; the raylet reads it as the beginning of a quotation and ends.
+    """
+    before = subprocess.list2cmdline
+    subprocess.list2cmdline = shlex.join  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        subprocess.list2cmdline = before
 
 
 @contextmanager

@@ -1,13 +1,13 @@
 """Ends what is left of a private Ray when its driver has ended, however that came about.
 
-It is a process of its own: a driver that is killed does nothing more, and Ray itself ends one whose
-raylet dies while they meet. Ray's agents and its starting workers would notice after a minute.
+It is a process of its own: a driver that is killed does nothing more, and Ray kills a driver if
+its raylet dies while the two are connecting. Ray's agents and its starting workers would notice
+after a minute.
 """
 
 import os
 import select
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -16,20 +16,24 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from okddip_search.cluster.processes import began, children, descendants, names
+import psutil
+
+from okddip_search.cluster.processes import all_named, family_named, is_alive
 
 LOOK_S = 0.25
 """A process that has just begun still names its folder; soon Ray gives it a title instead."""
 LEFT = b"left"
-"""What a driver says that has ended its Ray, or tried to, and lives on."""
+"""Sent by a driver that has shut its Ray down (or tried to) and keeps running."""
 TOLD = b"told"
-"""What a driver says that ends now, and has told the user why."""
+"""Sent by a driver that is about to end and has said why on its terminal."""
+MOST_BUSY = 0.02
+"""Share of a core that looking may take, on a machine with thousands of processes."""
 ROUNDS = 20
-"""So often it looks again for processes that were just beginning."""
+"""Times it looks again for processes that were just beginning."""
 
 
 @contextmanager
-def guarded(folder: Path, last_words: str, terminal: IO[str]) -> Iterator[Callable[[], None]]:
+def reaped(folder: Path, last_words: str, terminal: IO[str]) -> Iterator[Callable[[], None]]:
     """Have the processes of a Ray killed at the end of the block, or of this process.
 
     What it yields is for a process that ends at once and has told the user: no last words then.
@@ -48,37 +52,40 @@ def guarded(folder: Path, last_words: str, terminal: IO[str]) -> Iterator[Callab
         stdout=terminal,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-    ) as guardian:
+    ) as reaper:
 
         def has_told() -> None:
             with suppress(OSError, ValueError):  # it was killed itself, or has been left already
-                assert guardian.stdin is not None
-                os.write(guardian.stdin.fileno(), TOLD)
+                assert reaper.stdin is not None
+                os.write(reaper.stdin.fileno(), TOLD)
 
         try:
             yield has_told
         finally:
             with suppress(OSError):  # it was killed itself
-                guardian.communicate(LEFT)
+                reaper.communicate(LEFT)
 
 
 def watch(folder: str, last_words: str) -> None:
     """Wait for the end of the parent process, or a word from it, and then end its Ray."""
     driver = os.getppid()
-    seen: dict[int, str] = {}
+    seen = _rays_of(driver, folder)
+    look_s = LOOK_S
     # A process that the driver has forked may hold the other end of the pipe: so both are asked.
-    while os.getppid() == driver and not select.select([sys.stdin], [], [], LOOK_S)[0]:
-        seen.update(_rays_of(driver, folder))
+    while os.getppid() == driver and not select.select([sys.stdin], [], [], look_s)[0]:
+        began_s = time.monotonic()
+        seen |= _rays_of(driver, folder)
+        look_s = max(LOOK_S, (time.monotonic() - began_s) / MOST_BUSY)
     said = os.read(0, len(LEFT)) if select.select([sys.stdin], [], [], 0)[0] else b""
-    seen.update(_rays_of(driver, folder))
+    seen |= _rays_of(driver, folder)
     for _ in range(ROUNDS):
-        left = {pid for pid, since in seen.items() if since and began(pid) == since}
-        left |= _naming(folder, driver)
+        left = {process for process in seen if is_alive(process)}
+        left |= {p for p in all_named(folder) if p.pid not in (os.getpid(), driver)}
         if not left:
             break
-        for pid in left:
-            with suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
+        for process in left:
+            with suppress(psutil.Error):
+                process.kill()
         time.sleep(0.05)
     if said != LEFT:
         shutil.rmtree(folder, ignore_errors=True)
@@ -87,17 +94,13 @@ def watch(folder: str, last_words: str) -> None:
             print(last_words, flush=True)
 
 
-def _rays_of(driver: int, folder: str) -> dict[int, str]:
-    """Return the driver's daemons and all below them: number and time of beginning."""
-    daemons = [child for child in children(driver) if names(child, folder)]
-    daemons = [daemon for daemon in daemons if daemon != os.getpid()]
-    below = [process for daemon in daemons for process in descendants(daemon)]
-    return {pid: began(pid) for pid in (*daemons, *below)}
-
-
-def _naming(folder: str, driver: int) -> set[int]:
-    numbers = {int(entry.name) for entry in Path("/proc").glob("[0-9]*")} - {os.getpid(), driver}
-    return {pid for pid in numbers if names(pid, folder)}
+def _rays_of(driver: int, folder: str) -> set[psutil.Process]:
+    """Return the driver's daemons and all processes below them."""
+    try:
+        family = family_named(psutil.Process(driver), folder)
+    except psutil.Error:  # the driver has ended
+        return set()
+    return {process for process in family if process.pid != os.getpid()}
 
 
 if __name__ == "__main__":

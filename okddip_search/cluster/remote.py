@@ -8,7 +8,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from okddip_search.cluster.ray_cluster import KEPT
 from okddip_search.cluster.signals import StopSwitch
-from okddip_search.cluster.waiting import Wait
+from okddip_search.cluster.waiting import PendingResources
 from okddip_search.environment import protect_files
 from okddip_search.errors import UserError
 
@@ -41,7 +41,7 @@ def call_in_worker(
         "num_returns": "streaming",
     }
     answers = ray.remote(**options)(_placed_then_called).remote(function, arguments, named)
-    waiting = Wait(f"No worker ({function.__name__})", cpus, gpus)
+    waiting = PendingResources(f"No worker ({function.__name__})", cpus, gpus)
     _next_of(answers, stop, lambda: _tell(waiting, stop.say))
     result: T = _next_of(answers, stop, lambda: None)
     return result
@@ -66,7 +66,7 @@ def _placed_then_called(
     yield function(*arguments, **named)
 
 
-def _tell(waiting: Wait, say: Callable[[str], None]) -> None:
+def _tell(waiting: PendingResources, say: Callable[[str], None]) -> None:
     if line := waiting.look():
         say(line)
     if waiting.given_up:

@@ -1,18 +1,17 @@
 """What a search occupies: GPUs, cores and slots, decided before anything starts."""
 
 import os
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
+from okddip_search.cluster.gpus import count_gpus
 from okddip_search.errors import UserError
 from okddip_search.space.settings import ResourceSettings
 
 
 @dataclass(frozen=True)
-class Share:
+class Concurrency:
     """How many trials run at a time.
 
     Attributes:
@@ -30,16 +29,16 @@ class Share:
             return self.slots
         return max(1, int(1 / self.gpus_per_trial + 1e-9))
 
-    def halved(self) -> "Share | None":
+    def halved(self) -> "Concurrency | None":
         """Return the share with half as many on a device; None where one has it alone already."""
         together = self.per_device
         if together == 1:
             return None
         half = together // 2
         slots = max(1, self.slots * half // together)
-        return Share(slots, 1 / half if self.gpus_per_trial else 0.0)
+        return Concurrency(slots, 1 / half if self.gpus_per_trial else 0.0)
 
-    def at_most(self, per_device: int) -> "Share":
+    def at_most(self, per_device: int) -> "Concurrency":
         """Return the share, halved until no more trials than that share a device."""
         share = self
         while share.per_device > per_device and (less := share.halved()):
@@ -48,7 +47,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Allotment:
+class Allocation:
     """How the machine (or cluster) is shared out.
 
     Attributes:
@@ -76,9 +75,9 @@ class Allotment:
         )
 
     @property
-    def share(self) -> Share:
+    def share(self) -> Concurrency:
         """How many trials run at a time."""
-        return Share(self.slots, self.gpus_per_trial)
+        return Concurrency(self.slots, self.gpus_per_trial)
 
     @property
     def threads_per_trial(self) -> int:
@@ -91,19 +90,6 @@ def count_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def count_gpus() -> int:
-    """Return how many NVIDIA GPUs this process sees, without importing torch."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([part for part in visible.split(",") if part.strip() not in ("", "-1")])
-    try:
-        listing = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        driver = Path("/proc/driver/nvidia/gpus")
-        return len(list(driver.iterdir())) if driver.is_dir() else 0
-    return sum(line.startswith("GPU ") for line in listing.stdout.splitlines())
-
-
 class Node(NamedTuple):
     """What one machine has."""
 
@@ -111,10 +97,19 @@ class Node(NamedTuple):
     gpus: int
 
 
-def allot(
+def this_machine(asked_gpus: int | None) -> Node:
+    """Return what this machine has; with ``--gpus 0`` it does not matter whether a GPU works.
+
+    Raises:
+        UserError: There is a GPU that torch cannot use.
+    """
+    return Node(count_cpus(), 0 if asked_gpus == 0 else count_gpus())
+
+
+def allocate(
     settings: ResourceSettings, nodes: Sequence[Node], *, asked_gpus: int | None
-) -> Allotment:
-    """Share out what there is. A trial lives on one node, so that every node is shared out alone.
+) -> Allocation:
+    """Divide what there is. A trial lives on one node, so that every node is divided alone.
 
     Args:
         settings: Of the space; null values are decided here.
@@ -147,7 +142,7 @@ def allot(
             "there are " + ", ".join(f"{node.cpus} and {node.gpus}" for node in used),
             "Lower resources.cpus_per_trial or resources.gpus_per_trial in the space.",
         )
-    return Allotment(
+    return Allocation(
         sum(node.cpus for node in nodes),
         gpus,
         cpus_per_trial,

@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from okddip_search.cluster.resources import Allotment
+from okddip_search.cluster.resources import Allocation
 from okddip_search.confirm.plan import PAPER, Contender, Plan
 from okddip_search.confirm.statistics import (
     Scores,
@@ -153,7 +153,7 @@ def compose(
     runs: Mapping[str, Sequence[Run]],
     *,
     objective: ObjectiveSettings,
-    allotment: Allotment,
+    allocation: Allocation,
     search: optuna.Study,
     search_dir: Path,
     costs: Mapping[str, Mapping[str, Any]],
@@ -165,7 +165,7 @@ def compose(
         plan: Who is confirmed.
         runs: ``collect_runs``.
         objective: What ``validation`` means.
-        allotment: What a run occupies.
+        allocation: What a run occupies.
         search: The search's study.
         search_dir: Its directory.
         costs: Label → leader's parameters, MACs and latency, as far as measured.
@@ -179,7 +179,8 @@ def compose(
         "seeds": list(plan.seeds),
         "settings": plan.settings.model_dump(mode="json"),
         "contenders": [
-            _contender(c, runs[c.label], allotment, costs.get(c.label, {})) for c in plan.contenders
+            _contender(c, runs[c.label], allocation, costs.get(c.label, {}))
+            for c in plan.contenders
         ],
         "winner": winner,
         "search_best": _search_best(search, plan, runs),
@@ -191,7 +192,7 @@ def compose(
 
 
 def _contender(
-    contender: Contender, runs: Sequence[Run], allotment: Allotment, cost: Mapping[str, Any]
+    contender: Contender, runs: Sequence[Run], allocation: Allocation, cost: Mapping[str, Any]
 ) -> dict[str, Any]:
     times = [run.seconds for run in runs if run.seconds is not None]
     whole = [r.seconds for r in runs if r.seconds is not None and r.state == "complete"]
@@ -211,8 +212,8 @@ def _contender(
             "training_s": sum(times),
             "training_s_per_run": sum(whole) / len(whole) if whole else None,
             "tuning_s": cost.get("tuning_s", 0.0),
-            "gpus": allotment.gpus_per_trial,
-            "cpus": allotment.cpus_per_trial,
+            "gpus": allocation.gpus_per_trial,
+            "cpus": allocation.cpus_per_trial,
             "leader_parameters": cost.get("parameters"),
             "leader_macs": cost.get("macs"),
             "leader_latency_ms": cost.get("latency_ms"),

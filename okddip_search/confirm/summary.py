@@ -1,5 +1,6 @@
 """What a confirmation found, in words."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from okddip_search.formatting import percent, spread
+from okddip_search.hints import to_see
+from okddip_search.layout import PAGE
 
 
 def print_findings(console: Console, found: Mapping[str, Any], directory: Path) -> None:
@@ -50,9 +53,9 @@ def print_findings(console: Console, found: Mapping[str, Any], directory: Path) 
     leader = found["leader"]
     final = "retrained on train + validation" if found["retrained"] else f"seed {leader['seed']}"
     console.print(
-        f"Next:  okddip-search export {directory} --output best.yaml   "
+        f"Next:  okddip-search export {shlex.quote(str(directory))} --output best.yaml   "
         f"({found['winner']}, {final})\n"
-        f"       open {directory}/report.html"
+        f"       {to_see(directory / PAGE)}"
     )
     if found["verdict"] is not None:
         console.print(f"Verdict: {found['verdict']['sentence']}", style="bold")

@@ -7,6 +7,7 @@ studies that one session runs one after the other, on the same cluster, under th
 import logging
 import os
 import platform
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from rich.console import Console
 from okddip_search.cluster.ray_cluster import new_scratch, ray_cluster
 from okddip_search.cluster.ray_private import low_memory_survived
 from okddip_search.cluster.remote import call_in_worker
-from okddip_search.cluster.resources import Allotment
+from okddip_search.cluster.resources import Allocation, allocate, this_machine
 from okddip_search.cluster.signals import Stopped, StopSwitch
 from okddip_search.driver.bridge import StudyBridge
 from okddip_search.driver.prepare import Request, load_data, settle
@@ -63,7 +64,7 @@ class Session:
         directory: Of the search, absolute.
         terminal: Where the user reads.
         data: Training and validation images.
-        allotment: How the machine is shared out.
+        allocation: How the machine is shared out.
         tracker: MLflow's side.
         switch: Thrown when the user wants to stop.
     """
@@ -72,7 +73,7 @@ class Session:
     directory: Path
     terminal: Console
     data: DevelopmentData
-    allotment: Allotment
+    allocation: Allocation
     tracker: Tracker
     switch: StopSwitch
 
@@ -115,7 +116,7 @@ class Session:
         retention = Retention(home / TRIALS, agenda.keep_leaders)
         watching = (keeper, retention, tracked, screen)
         listeners = [listener for listener in watching if listener is not None]
-        bridge = StudyBridge(study, agenda, self.allotment.share, listeners, self.say)
+        bridge = StudyBridge(study, agenda, self.allocation.share, listeners, self.say)
         retention.sweep(ends_in(study))  # what an earlier driver left
         with self.switch.stops(bridge), screen:
             if not bridge.done:
@@ -125,8 +126,8 @@ class Session:
         return bridge
 
     def _tune(self, bridge: StudyBridge, home: Path, data: DevelopmentData) -> None:
-        allotment = self.allotment
-        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(allotment.slots)
+        allocation = self.allocation
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(allocation.slots)
         folders = {
             "trials_dir": str(home / TRIALS),
             "teachers_dir": str(self.directory / TEACHERS),
@@ -135,8 +136,8 @@ class Session:
             tune.with_parameters(OKDDipTrial, arrays=data.to_arrays(), **folders),
             # Of the single trial: after one ran out of memory, the next ones get more of a GPU.
             lambda config: {
-                "cpu": allotment.cpus_per_trial,
-                "gpu": config.get("gpus", allotment.gpus_per_trial),
+                "cpu": allocation.cpus_per_trial,
+                "gpu": config.get("gpus", allocation.gpus_per_trial),
             },
         )
         scheduler = StudyScheduler(bridge)
@@ -169,12 +170,12 @@ class Session:
             shutil.rmtree(scratch, ignore_errors=True)
 
     def _watchdog(self, bridge: StudyBridge, scheduler: StudyScheduler) -> Watchdog:
-        cpus = self.allotment.cpus_per_trial
+        cpus = self.allocation.cpus_per_trial
         return Watchdog(bridge, scheduler, self.spec.resources, cpus, self.say)
 
     def in_worker(self, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         """Call a function in a worker with a trial's resources (``call_in_worker``)."""
-        share = self.allotment
+        share = self.allocation
         return call_in_worker(
             self.switch,
             function,
@@ -207,7 +208,7 @@ class Session:
             "okddip.space": spec.name,
             "okddip.data_fingerprint": self.data.fingerprint,
             "okddip.reduction": spec.objective.words,
-            "okddip.slots": str(self.allotment.slots),
+            "okddip.slots": str(self.allocation.slots),
             "okddip.host": platform.node(),
             "okddip.python": platform.python_version(),
             **{
@@ -241,6 +242,7 @@ def open_session(request: Request, how_to_go_on: str) -> Iterator[Session]:
         if uri is None and request.resume:
             uri = usual_uri(directory.resolve())
         target_of(directory, uri)  # a mistake in it is told before anything starts
+        _require_room(request)
         data = load_data(request.spec, directory, terminal)
         stop.check()
         with ray_cluster(
@@ -248,14 +250,14 @@ def open_session(request: Request, how_to_go_on: str) -> Iterator[Session]:
         ) as nodes:
             stop.take_over()  # Ray has put a handler of its own over SIGTERM, which aborts
             stop.check()
-            spec, allotment, speed = settle(request, nodes, data, stop)
+            spec, allocation, speed = settle(request, nodes, data, stop)
             request = replace(request, spec=spec)
             stop.how_to_go_on = how_to_go_on
             write_atomically(directory / SPEC, spec.to_yaml())
             home = directory.resolve()
             tracker = Tracker(home, uri, spec.name, spec, on_trouble=stop.say)
-            session = Session(request, home, terminal, data, allotment, tracker, stop)
-            session.say(allotment.words)
+            session = Session(request, home, terminal, data, allocation, tracker, stop)
+            session.say(allocation.words)
             if speed.words:
                 session.say(speed.words)
             tracker.begin(*session.provenance())
@@ -270,8 +272,19 @@ def open_session(request: Request, how_to_go_on: str) -> Iterator[Session]:
             if not tracker.close(TRACKING_FLUSH_S):
                 session.say(
                     "MLflow does not have everything yet; nothing is lost. "
-                    f"Send the rest with:  okddip-search sync {directory}"
+                    f"Send the rest with:  okddip-search sync {shlex.quote(str(directory))}"
                 )
+
+
+def _require_room(request: Request) -> None:
+    """Refuse what cannot run on this machine before the images are fetched.
+
+    Raises:
+        UserError: More is asked for than there is, or torch cannot use the GPUs that are there.
+    """
+    if request.address is None:
+        here = this_machine(request.gpus)
+        allocate(request.spec.resources, [here], asked_gpus=request.gpus)
 
 
 @contextmanager

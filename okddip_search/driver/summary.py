@@ -1,6 +1,7 @@
 """What a search and a confirmation say at their end: tables, the winner, next steps."""
 
 import math
+import shlex
 from pathlib import Path
 
 from optuna.trial import FrozenTrial, TrialState
@@ -9,6 +10,8 @@ from rich.table import Table
 
 from okddip_search.driver.bridge import StudyBridge
 from okddip_search.formatting import params_text, percent, value_text
+from okddip_search.hints import to_see
+from okddip_search.layout import PAGE
 from okddip_search.space.model import SearchSpec
 from okddip_search.study.trials import REASON, best_trial, paper_trial, trials_in
 
@@ -53,13 +56,15 @@ def print_result(
         console.print("No trial was completed, so there is no winner.")
     else:
         _print_winner(console, spec, best, paper_trial(study), num_validation)
+    typed = shlex.quote(str(directory))
     if bridge.interrupted:
-        console.print(f"Stopped. Go on with:  okddip-search --resume --out {directory}")
+        console.print(f"Stopped. Go on with:  okddip-search --resume --out {typed}")
     elif best is not None and with_next_steps:
         console.print(
-            f"Next:  okddip-search ui {directory}\n"
-            f"       okddip-search export {directory} --output best.yaml\n"
-            f"       okddip-search confirm {directory}   (is the winner real?)"
+            f"Next:  okddip-search ui {typed}\n"
+            f"       okddip-search export {typed} --output best.yaml\n"
+            f"       okddip-search confirm {typed}   (is the winner real?)\n"
+            f"       {to_see(directory / PAGE)}"
         )
 
 

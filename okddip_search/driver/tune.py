@@ -14,7 +14,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
-from okddip_search.cluster.ray_private import LOW_MEMORY
+from okddip_search.cluster.ray_private import LOW_MEMORY, actor_of
 from okddip_search.driver.bridge import StudyBridge
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class StudySearcher(Unsaved, Searcher):  # type: ignore[misc]
     ) -> None:
         """Close the trial. Tune skips the scheduler for a last result, so it is recorded here."""
         number = self._numbers.pop(trial_id, None)
-        if number is None or self._bridge.interrupted or self._bridge.placeless:
+        if number is None or self._bridge.interrupted or self._bridge.unschedulable:
             return
         if error or result is None:  # the scheduler was told why; if not, the driver itself erred
             self._bridge.set_back(number, "its worker ended without a word", "died")
@@ -113,12 +113,10 @@ class StudyScheduler(Unsaved, FIFOScheduler):  # type: ignore[misc]
     def kill(self, trial: TuneTrial, reason: str) -> None:
         """Kill the worker of a trial that is not heard of any more.
 
-        Tune has no public way to a trial's actor. Where its private one has changed, the trial is
-        left alone and the log says so.
+        Where it is not to be found, the trial is left alone and the log says so.
         """
         try:
-            tracked = self._controller._trial_to_actor[trial]
-            actor, _ = self._controller._actor_manager._live_actors_to_ray_actors_resources[tracked]
+            actor = actor_of(self._controller, trial)
         except (AttributeError, KeyError, TypeError):
             logger.exception("trial %s hangs; its worker is not found", trial.config["number"])
             return
@@ -149,4 +147,4 @@ class WhenInterrupted(Unsaved, Stopper):  # type: ignore[misc]
 
     def stop_all(self) -> bool:
         """Say whether Tune is to end."""
-        return self._bridge.interrupted or self._bridge.placeless
+        return self._bridge.interrupted or self._bridge.unschedulable

@@ -10,7 +10,7 @@ from typing import Any
 from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 
-from okddip_search.cluster.waiting import Wait
+from okddip_search.cluster.waiting import PendingResources
 from okddip_search.driver.bridge import OpenTrial, StudyBridge
 from okddip_search.driver.tune import StudyScheduler, Unsaved
 from okddip_search.space.settings import ResourceSettings
@@ -53,7 +53,7 @@ class Watchdog(Unsaved, Callback):  # type: ignore[misc]
         self._say = say
         self._epochs_s: deque[float] = deque(maxlen=1000)
         self._running_since: dict[str, float] = {}
-        self._placing: Wait | None = None
+        self._placing: PendingResources | None = None
         self._looked_at_s = 0.0
 
     def on_trial_result(
@@ -109,9 +109,10 @@ class Watchdog(Unsaved, Callback):  # type: ignore[misc]
             self._placing = None
             return
         if self._placing is None:
-            self._placing = Wait("No trial", self._cpus, self._bridge.share.gpus_per_trial)
+            gpus = self._bridge.share.gpus_per_trial
+            self._placing = PendingResources("No trial", self._cpus, gpus)
         if line := self._placing.look():
             self._say(line)
         if self._placing.given_up:
-            self._bridge.placeless = True
+            self._bridge.unschedulable = True
             self._bridge.abort_reason = self._placing.given_up

@@ -4,7 +4,6 @@ A search may be running in another process, or have died in mid write. Its journ
 copied up to the last whole line, and the copy is what Optuna opens.
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from okddip_search.cluster.processes import began_before
 from okddip_search.driver.autotune import load_speed
 from okddip_search.errors import UserError
 from okddip_search.layout import (
@@ -92,10 +92,8 @@ def _read_speed(directory: Path) -> str:
 def _living_driver(lock: Path) -> int | None:
     """Return the process named in the lock file if it lives; trying the lock would take it."""
     try:
-        process = int(lock.read_text())
-        os.kill(process, 0)
-    except PermissionError:  # it lives and belongs to somebody else
-        return process
+        process, locked_s = int(lock.read_text()), lock.stat().st_mtime
     except (OSError, ValueError):
         return None
-    return process
+    # One that began since has been given the number of a driver that is gone.
+    return process if began_before(process, locked_s) else None

@@ -11,10 +11,12 @@ import sys
 import threading
 import time
 import urllib.request
+import webbrowser
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from okddip_search.errors import UserError
+from okddip_search.hints import to_reach
 from okddip_search.study.sessions import Session, read_sessions
 from okddip_search.tracking.store import ARTIFACTS, DATABASE, find_experiment, relocate, store_uri
 from okddip_search.tracking.view import CONFIRM, has_view, view_url
@@ -31,6 +33,7 @@ def serve_ui(
     port: int | None = None,
     *,
     echo: Callable[[str], None] = print,
+    open_browser: bool = False,
     start_timeout_s: float = 90.0,
 ) -> int:
     """Serve a search in the browser until SIGINT, SIGTERM or SIGHUP.
@@ -42,6 +45,7 @@ def serve_ui(
         host: Address to listen on.
         port: Port to listen on; None: 5000 if it is free, else any free one.
         echo: Receives the lines for the user.
+        open_browser: Whether to show it in the user's browser.
         start_timeout_s: How long the server may take to answer.
 
     Returns:
@@ -66,8 +70,13 @@ def serve_ui(
                 f"see {search_dir / SERVER_LOG}",
             )
         if not stop.is_set():
-            for line in _links(search_dir, address):
+            links = _links(search_dir, address)
+            for line in links:
                 echo(line)
+            if command := to_reach(port):
+                echo(f"From your own machine, first:  {command}")
+            if open_browser and not webbrowser.open(links[0].rpartition(" ")[2]):
+                echo("There is no browser to open here.")
             if not _is_loopback(host):
                 echo(f"Whoever can reach {host}:{port} can read and change all of it: no password.")
             echo("Ctrl-C ends it.")

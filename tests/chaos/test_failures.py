@@ -99,7 +99,7 @@ def test_out_of_memory_halves_the_trials_on_each_gpu(tmp_path, fault):
         tmp_path,
         {"kind": "gpu memory"},
         options=("--gpus", 1, "--gpus-per-trial", 0.5, "--set", "trainer.device=cpu"),
-        CUDA_VISIBLE_DEVICES="0",
+        OKDDIP_TEST_GPUS="1",
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "from now on 1 trials at a time (1 on a device)" in " ".join(done.stdout.split())

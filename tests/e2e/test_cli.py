@@ -66,6 +66,11 @@ def test_an_existing_file_wins_over_a_bundled_one(tmp_path):
     [
         (["--space", "cifer10.yaml"], "did you mean 'cifar10.yaml'"),
         (["--space", "tiny.yaml", "--gpus", "4096"], "there are only"),
+        # Told before the images are looked for, which are not there either.
+        (
+            ["--space", "tiny.yaml", "--set", "data={name: cifar10, root: x}", "--gpus", "64"],
+            "there are only",
+        ),
         (["--space", "tiny.yaml", "--set", "trainer.epoch=3"], "did you mean 'epochs'"),
         (["--space", "tiny.yaml", "--set", "trainer.epochs=0"], "--set trainer.epochs"),
         (["--space", "tiny.yaml", "--timeout", "soon"], "--timeout"),

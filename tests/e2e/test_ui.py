@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import socket
@@ -29,7 +30,7 @@ import sys
 from pathlib import Path
 from okddip_search.tracking.ui import serve_ui
 echo = lambda line: print(line, flush=True)
-sys.exit(serve_ui(Path(sys.argv[1]), port=int(sys.argv[2]), echo=echo))
+sys.exit(serve_ui(Path(sys.argv[1]), port=int(sys.argv[2]), echo=echo, open_browser=True))
 """
 
 
@@ -65,13 +66,22 @@ def test_ui_serves_a_moved_search_and_stops_as_a_whole(story_dir, tmp_path):
     next((moved / "mlartifacts").rglob("spec.yaml")).write_text("moved: true\n")
     port = free_port()
     command = [sys.executable, "-c", UI, str(moved), str(port)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    browser = tmp_path / "browser"
+    browser.write_text('#!/bin/sh\necho "$1" >"$0.opened"\n')
+    browser.chmod(0o755)
+    place = {"SSH_CONNECTION": "203.0.113.9 51234 192.0.2.7 22", "BROWSER": str(browser)}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, **place}
+    ) as process:
         try:
             link = process.stdout.readline().split()[-1]
             assert link.startswith(f"http://127.0.0.1:{port}/#/experiments/")
             assert "workflowType=machine_learning&compareRunsMode=TABLE" in link
             charts = process.stdout.readline().split()[-1]
             assert charts == link.replace("TABLE", "CHART")
+            lines = list(iter(process.stdout.readline, "Ctrl-C ends it.\n"))
+            assert f"ssh -N -L {port}:127.0.0.1:{port} " in lines[-1]
+            assert Path(f"{browser}.opened").read_text().strip() == link
             key = link.rpartition("viewStateShareKey=")[2]
             experiment = client_of(f"http://127.0.0.1:{port}").get_experiment_by_name("demo")
             assert json.loads(experiment.tags[f"mlflow.sharedViewState.{key}"])["name"]

@@ -1,8 +1,9 @@
 """Breaks the trainer inside a search's workers, as the tests in this folder ask.
 
-It is on the PYTHONPATH of the command under test, and touches the trainer alone: what follows from
-the fault is the real thing. ``OKDDIP_TEST_FAULTS`` is JSON: a list of ``{"kind", "epoch", "trials",
-"times"}``; which of them have struck is counted in files in ``OKDDIP_TEST_STRUCK``.
+It is on the PYTHONPATH of the command under test, and touches the trainer and the number of GPUs
+alone: what follows from the fault is the real thing. ``OKDDIP_TEST_FAULTS`` is JSON: a list of
+``{"kind", "epoch", "trials", "times"}``; which of them have struck is counted in files in
+``OKDDIP_TEST_STRUCK``.
 """
 
 import importlib.abc
@@ -74,16 +75,26 @@ def infect(module):
     run_class.step = broken_step
 
 
+def pretend(module):
+    """Count GPUs that are not there; Ray schedules them like real ones."""
+    gpus = int(os.environ.get("OKDDIP_TEST_GPUS", 0))
+    if gpus:
+        module.count_gpus = lambda: gpus
+
+
+CHANGES = {"trainer.engine.run": infect, "okddip_search.cluster.gpus": pretend}
+
+
 class Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name != "trainer.engine.run":
+        if name not in CHANGES:
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         load = spec.loader.exec_module
 
         def exec_module(module):
             load(module)
-            infect(module)
+            CHANGES[name](module)
 
         spec.loader.exec_module = exec_module
         return spec

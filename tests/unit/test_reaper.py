@@ -1,25 +1,24 @@
 """However a driver ends, what is left of its Ray is ended; nobody else is."""
 
-import os
-import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
+import psutil
 import pytest
 from search_helpers import wait_until
 
-from okddip_search.cluster.processes import began
+from okddip_search.cluster.processes import is_alive
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the system does not tell")
 # A daemon that names the folder, a child of it that does not, and a process that is none of Ray's.
 DRIVER = """
 import os, subprocess, sys, time
 from pathlib import Path
-from okddip_search.cluster.reaper import guarded
+from okddip_search.cluster.reaper import reaped
 
 folder = Path(sys.argv[1])
-with guarded(folder, "last words", sys.stdout) as has_told:
+with reaped(folder, "last words", sys.stdout) as has_told:
     tree = ["sh", "-c", "sleep 60 & echo $!; sleep 61; true", str(folder)]
     daemon = subprocess.Popen(tree, stdout=subprocess.PIPE, text=True)
     other = subprocess.Popen(["sleep", "62"], stdout=subprocess.DEVNULL)
@@ -44,22 +43,23 @@ def driver(tmp_path):
         [sys.executable, "-c", DRIVER, str(folder)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
-    daemon, child, other = map(int, process.stdout.readline().split())
+    numbers = map(int, process.stdout.readline().split())
+    daemon, child, other = map(psutil.Process, numbers)
     assert process.stdout.readline() == "seen\n"
     yield process, (daemon, child), other, folder
     process.kill()
     process.communicate()
-    if began(other):
-        os.kill(other, signal.SIGKILL)
+    with suppress(psutil.NoSuchProcess):
+        other.kill()
 
 
 def test_the_ray_of_a_killed_driver_is_ended_and_its_folder_removed(driver):
     process, rays, other, folder = driver
-    assert all(map(began, rays))
+    assert all(map(is_alive, rays))
     process.kill()
-    wait_until(lambda: not any(map(began, rays)))
+    wait_until(lambda: not any(map(is_alive, rays)))
     wait_until(lambda: not folder.exists())
-    assert began(other)
+    assert is_alive(other)
     assert process.communicate()[0] == "last words\n"
 
 
@@ -68,8 +68,8 @@ def test_a_driver_that_leaves_its_ray_goes_on_without_it(driver):
     process.stdin.write("leave\n")
     process.stdin.flush()
     assert process.stdout.readline() == "left\n"
-    assert not any(map(began, rays))
-    assert began(other)
+    assert not any(map(is_alive, rays))
+    assert is_alive(other)
     assert folder.exists()  # its own to remove
     assert process.communicate("end\n", timeout=20)[0] == ""  # no last words
     assert process.returncode == 0
@@ -79,14 +79,14 @@ def test_the_ray_of_a_driver_that_has_told_the_user_is_ended_without_a_word(driv
     process, rays, other, folder = driver
     assert process.communicate("end at once\n", timeout=20)[0] == ""
     assert process.returncode == 130
-    assert not any(map(began, rays)) and not folder.exists()
-    assert began(other)
+    assert not any(map(is_alive, rays)) and not folder.exists()
+    assert is_alive(other)
 
 
 def test_a_daemon_whose_parent_died_before_is_ended_too(driver):
     process, (daemon, child), _, _ = driver
-    os.kill(daemon, signal.SIGKILL)
+    daemon.kill()
     time.sleep(0.5)
-    assert began(child)
+    assert is_alive(child)
     process.kill()
-    wait_until(lambda: not began(child))
+    wait_until(lambda: not is_alive(child))
