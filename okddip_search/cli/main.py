@@ -72,16 +72,16 @@ def cli(
     no_confirm: bool,
     explain: bool,
 ) -> None:
-    r"""Search for the best compact image classifier that online distillation can train.
+    """Search for the best compact image classifier that online distillation can train.
 
     A space file says what to train and what to try. Trials run in parallel on the GPUs, hopeless
     ones are pruned, MLflow shows them, and the best configuration and network are written out.
 
     \b
-    okddip-search                                       digits on the CPU, a minute
-    okddip-search --space cifar100.yaml --gpus 8        overnight on eight GPUs
-    okddip-search --space cifar100.yaml --resume        go on after a stop or a crash
-    """
+    okddip-search                                   digits on the CPU, a minute
+    okddip-search --space cifar100.yaml --gpus 8    overnight on eight GPUs
+    okddip-search --space cifar100.yaml --resume    resume after a stop or a crash
+    """  # noqa: D301 (a backspace, click's mark for lines that it must not wrap)
     if context.invoked_subcommand is not None:
         return
     if gpus_per_trial is not None:
