@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from okddip_search.errors import UserError
 from okddip_search.layout import BEST, CONFIRM, CONFIRMATION, FINAL, LEADER, RESULT, TRIALS
-from okddip_search.study.events import TrialEnd
+from okddip_search.study.events import Listener, TrialEnd
 from trainer.io.files import read_json, write_atomically
 
 FORMATS = ("yaml", "weights", "pt2", "onnx")
@@ -91,18 +91,12 @@ def _replace_folder(source: Path, target: Path) -> None:
     fresh.rename(target)
 
 
-class BestKeeper:
-    """A ``Listener`` that keeps ``best.yaml`` and ``leader/`` up to date while a search runs."""
+class BestKeeper(Listener):
+    """Keeps ``best.yaml`` and ``leader/`` up to date while a search runs."""
 
     def __init__(self, directory: Path, objective: str) -> None:
         self._directory = directory
         self._objective = objective
-
-    def trial_started(self, number: int, params: Mapping[str, Any], resumed: bool) -> None:
-        """Do nothing."""
-
-    def epoch_reported(self, number: int, step: int, report: Mapping[str, Any]) -> None:
-        """Do nothing."""
 
     def trial_ended(self, end: TrialEnd, best: TrialEnd | None) -> None:
         """Keep the trial if it is the best now."""

@@ -48,7 +48,7 @@ from okddip_search.layout import BEST, CONFIRM, CONFIRMATION, OPENINGS, TRIALS
 from okddip_search.masking import masked
 from okddip_search.report.page import try_report
 from okddip_search.space.model import SearchSpec
-from okddip_search.study.events import TrialEnd
+from okddip_search.study.events import Listener, TrialEnd
 from okddip_search.study.study import open_fixed_study, open_study, require_same_images
 from okddip_search.study.trials import died, runs_with, trials_in
 from trainer.io.files import read_json, write_json
@@ -122,10 +122,10 @@ def _set_aside(home: Path) -> None:
         home.rename(home.with_suffix(f".{number}"))
 
 
-class _Confirmation:
+class _Confirmation(Listener):
     """One confirmation, from its plan to its verdict.
 
-    It is also the ``Listener`` that keeps ``confirm.json`` up to date while runs end.
+    As a listener it keeps ``confirm.json`` up to date while runs end.
     """
 
     def __init__(self, session: Session, wishes: Wishes) -> None:
@@ -240,14 +240,8 @@ class _Confirmation:
                 "See confirm/trials/NUMBER/error.txt.",
             )
 
-    def trial_started(self, number: int, params: Mapping[str, Any], resumed: bool) -> None:
-        """Do nothing."""
-
-    def epoch_reported(self, number: int, step: int, report: Mapping[str, Any]) -> None:
-        """Do nothing."""
-
     def trial_ended(self, end: TrialEnd, best: TrialEnd | None) -> None:
-        """Write what is known now, for who looks in between or after a kill."""
+        """Write the results so far, for readers during the confirmation or after a kill."""
         if self.plan is not None:
             self._write(self._compose(self.plan), "running")
 

@@ -20,7 +20,7 @@ from okddip_search.cluster.resources import Share
 from okddip_search.driver.retries import DISK_PAUSE_S, WORKER_DEATHS_FORGIVEN, Cause, Failures
 from okddip_search.driver.work import Agenda
 from okddip_search.space.settings import ObjectiveSettings
-from okddip_search.study.events import Listener, TrialEnd
+from okddip_search.study.events import Listener, Listeners, TrialEnd
 from okddip_search.study.trials import DIED, OUT_OF_MEMORY, REASON, best_trial, end_of, trials_in
 from trainer.config.train import TrainConfig
 
@@ -62,7 +62,7 @@ class StudyBridge:
         study: Opened under the directory's lock.
         agenda: What is to be run.
         share: How many trials can run at once.
-        listeners: Told of every event.
+        listeners: Receive every event.
         say: Prints a line for the user.
 
     Attributes:
@@ -86,7 +86,7 @@ class StudyBridge:
         self.interrupted = False
         self.placeless = False
         self.abort_reason = ""
-        self._listeners = listeners
+        self._listeners = Listeners(listeners)
         self._say = say
         self._open: dict[int, OpenTrial] = {}
         self._left_running = [trial.number for trial in trials_in(study, TrialState.RUNNING)]
@@ -135,7 +135,7 @@ class StudyBridge:
         if PRUNE_FROM not in trial.user_attrs:
             trial.set_user_attr(PRUNE_FROM, first_prunable_step(config))
         self._open[trial.number] = OpenTrial(trial, config, self.share)
-        self._tell("trial_started", trial.number, self.agenda.params(trial), adopted)
+        self._listeners.trial_started(trial.number, self.agenda.params(trial), adopted)
         return self._open[trial.number]
 
     def report(self, number: int, reports: Sequence[Mapping[str, Any]]) -> bool:
@@ -161,8 +161,8 @@ class StudyBridge:
                 value = reduced(so_far, self.agenda.objective)
                 entry.trial.report(value, step)
                 self._failures.epoch_reported()
-            # Also what the study knows: an earlier driver may have died before it told.
-            self._tell("epoch_reported", number, step, report)
+            # Known epochs as well: an earlier driver may have died before its listeners had them.
+            self._listeners.epoch_reported(number, step, report)
             last_step = entry.config.epochs - 1
             if step >= max(known, default=0) and step < last_step and entry.trial.should_prune():
                 self._close(number, TrialState.PRUNED)
@@ -251,15 +251,7 @@ class StudyBridge:
         if complete and self._told_full:  # its network was written
             self._told_full = False
             self._say("There is room on the disk again; the search goes on")
-        self._tell("trial_ended", end_of(frozen), self.best())
-
-    def _tell(self, event: str, *facts: Any) -> None:
-        """Tell every listener; whatever happens to a screen or a disk there, the search goes on."""
-        for listener in self._listeners:
-            try:
-                getattr(listener, event)(*facts)
-            except Exception:
-                logger.exception("%s of %s", event, type(listener).__name__)
+        self._listeners.trial_ended(end_of(frozen), self.best())
 
     def _frozen(self, number: int) -> FrozenTrial:
         return self.study.get_trials(deepcopy=False)[number]

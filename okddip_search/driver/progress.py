@@ -11,12 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from okddip_search.formatting import duration, params_text, percent
-from okddip_search.study.events import TrialEnd
+from okddip_search.study.events import Listener, TrialEnd
 from okddip_search.terminal import REFRESH_PER_S
 
 
-class SearchConsole:
-    """A ``Listener`` that shows a study being run; use it as a context manager.
+class SearchConsole(Listener):
+    """Shows a study being run; use it as a context manager.
 
     Args:
         console: Where to draw.

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from okddip_search.layout import LEADER, RESULT
-from okddip_search.study.events import TrialEnd
+from okddip_search.study.events import Listener, TrialEnd
 from trainer.engine.checkpoint import drop_tensors
 from trainer.io.files import LockedError, exclusive_lock
 
 logger = logging.getLogger(__name__)
 
 
-class Retention:
-    """A ``Listener`` that deletes what closed trials need no more, as soon as nobody holds it.
+class Retention(Listener):
+    """Deletes files that closed trials no longer need, as soon as no process holds them.
 
     Args:
         trials_dir: Each trial has a directory in it, named by its number.

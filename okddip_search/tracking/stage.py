@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from okddip_search.study.events import TrialEnd
+from okddip_search.study.events import Listener, TrialEnd
 from okddip_search.tracking.journal import (
     ACCURACY,
     AGAIN,
@@ -43,7 +43,7 @@ class Past:
     ended_ms: int
 
 
-class Stage:
+class Stage(Listener):
     """Tells MLflow about trials: each is a run of its own, nested in the search's run.
 
     It is a ``Listener``: no method raises, and none waits for the store. The stage ``search`` is
