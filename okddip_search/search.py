@@ -5,7 +5,7 @@ from typing import Literal
 from optuna.trial import TrialState
 
 from okddip_search.confirm.run import Wishes, confirm, require_possible
-from okddip_search.driver.bridge import StudyBridge, best_of
+from okddip_search.driver.bridge import StudyBridge
 from okddip_search.driver.prepare import Request
 from okddip_search.driver.progress import SearchConsole
 from okddip_search.driver.session import Session, open_session
@@ -13,11 +13,11 @@ from okddip_search.driver.summary import print_result
 from okddip_search.driver.work import SearchAgenda
 from okddip_search.errors import UserError
 from okddip_search.export import BestKeeper, keep_best
-from okddip_search.layout import BEST, JOURNAL, LEADER
+from okddip_search.layout import BEST, JOURNAL, LEADER, require_search
 from okddip_search.report.page import try_report
 from okddip_search.study.events import TrialEnd
 from okddip_search.study.study import open_study, require_same_images
-from okddip_search.study.trials import SHARE, trials_in
+from okddip_search.study.trials import SHARE, best_end, trials_in
 from okddip_search.tracking.restore import IDENTITY
 
 
@@ -55,7 +55,7 @@ def _search(session: Session, then_confirm: bool) -> int:
     study.set_user_attr(IDENTITY, session.tracker.identity)
     finished = len(trials_in(study, TrialState.COMPLETE, TrialState.PRUNED))
     screen = SearchConsole(
-        session.terminal, spec.name, spec.study.trials, spec.max_epochs, finished, best_of(study)
+        session.terminal, spec.name, spec.study.trials, spec.max_epochs, finished, best_end(study)
     )
     agenda = SearchAgenda(spec)
     keeper = BestKeeper(session.directory, spec.objective.words)
@@ -98,13 +98,10 @@ def _keep(session: Session, best: TrialEnd) -> bool:
 
 
 def _require_fresh_or_resumed(request: Request) -> None:
-    exists = (request.directory / JOURNAL).exists()
-    if exists and not request.resume:
+    if request.resume:
+        require_search(request.directory, "Leave --resume out to start one.")
+    elif (request.directory / JOURNAL).exists():
         raise UserError(
             f"{request.directory} holds a search already",
-            "Add --resume to go on with it, or choose another --name or --out.",
-        )
-    if request.resume and not exists:
-        raise UserError(
-            f"{request.directory} holds no search to resume", "Leave --resume out to start one."
+            "Add --resume to continue it, or choose another --name or --out.",
         )

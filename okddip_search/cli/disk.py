@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from okddip_search.formatting import size_text
 from okddip_search.space.dimensions import CategoricalDimension
 from okddip_search.space.model import SearchSpec
 from okddip_search.space.settings import ConfirmSettings
@@ -22,7 +23,7 @@ from trainer.config.strict import ConfigError
 from trainer.config.train import TrainConfig
 from trainer.io.files import expanded
 
-KIB, MIB, GIB = 2**10, 2**20, 2**30
+KIB, MIB = 2**10, 2**20
 STATES_AT_ONCE = 3
 """That of ``trainer.engine.checkpoint``, which needs torch to be read; a test compares them."""
 
@@ -63,14 +64,6 @@ class Disk:
         return "\n".join(
             [*lines, *(f"{size_text(n):>9}  {what}" for what, n in self.parts.items())]
         )
-
-
-def size_text(size: int) -> str:
-    """Format bytes with three digits: ``19.6 KiB``, ``1.23 GiB``."""
-    for unit, factor in (("GiB", GIB), ("MiB", MIB)):
-        if size >= factor:
-            return f"{size / factor:.3g} {unit}"
-    return f"{size / KIB:.3g} KiB"
 
 
 def estimate_disk(spec: SearchSpec, slots: int, *, own_store: bool) -> Disk | None:

@@ -18,7 +18,7 @@ from okddip_search.environment import protect_files
 from okddip_search.errors import UserError
 from okddip_search.export import FORMATS
 from okddip_search.export import export as run_export
-from okddip_search.layout import JOURNAL, SPEC
+from okddip_search.layout import SPEC, require_search
 from okddip_search.masking import masked
 from okddip_search.space.changes import left_as_it_was, require_unchanged
 from okddip_search.space.load import bundled_spaces, load_space, summary_of
@@ -131,11 +131,8 @@ def _resolve(
     if space:
         asked = load_space(space, sets, trials=trials, timeout=timeout, name=name)
     directory = out or Path("runs") / (asked.name if asked else name or "digits")
+    require_search(directory, "Leave --resume out to start one.")
     saved = directory / SPEC
-    if not saved.exists() or not (directory / JOURNAL).exists():
-        raise UserError(
-            f"{directory} holds no search to resume", "Leave --resume out to start one."
-        )
     began = load_space(saved)
     spec = load_space(saved, sets, trials=trials, timeout=timeout)
     for now in (spec, asked or spec):

@@ -18,7 +18,7 @@ from okddip_search.layout import PLAN
 from okddip_search.space.baselines import rival_config, without_seed
 from okddip_search.space.model import SearchSpec
 from okddip_search.space.settings import ConfirmSettings
-from okddip_search.study.trials import paper_trial, trials_in
+from okddip_search.study.trials import paper_trial, ranked
 from trainer.config.strict import ConfigError
 from trainer.io.files import write_atomically
 from trainer.io.text import shown
@@ -236,11 +236,8 @@ def _candidates(spec: SearchSpec, best: Sequence[FrozenTrial], paper: Contender)
 
 def best_trials(study: optuna.Study, count: int) -> list[FrozenTrial]:
     """Return the best complete trials, the best first; equal configurations count once."""
-    ranked = sorted(
-        trials_in(study, TrialState.COMPLETE), key=lambda t: (-(t.value or 0.0), t.number)
-    )
     distinct: list[FrozenTrial] = []
-    for trial in ranked:
+    for trial in ranked(study.get_trials(deepcopy=False)):
         if all(trial.params != other.params for other in distinct):
             distinct.append(trial)
     return distinct[:count]
@@ -263,7 +260,7 @@ def best_config(spec: SearchSpec, study: optuna.Study) -> dict[str, Any]:
 
 def _paper(spec: SearchSpec, study: optuna.Study) -> Contender:
     """Return the first enqueued configuration, or else the trainer's defaults: the paper's."""
-    trial = paper_trial(study)
+    trial = paper_trial(study.get_trials(deepcopy=False))
     if trial is not None and trial.params:
         complete = trial.state is TrialState.COMPLETE
         return Contender(

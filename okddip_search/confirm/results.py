@@ -26,7 +26,7 @@ from okddip_search.driver.work import CONTENDER, SEED
 from okddip_search.layout import CONFIRM, LEADER, TRIALS
 from okddip_search.space.settings import ObjectiveSettings
 from okddip_search.study.reading import study_seconds, training_seconds
-from okddip_search.study.trials import REASON, SHARE, best_trial
+from okddip_search.study.trials import REASON, SHARE, STATES, best_trial
 
 
 def measure_leaders(leader_dirs: list[str]) -> list[dict[str, Any]]:
@@ -44,14 +44,6 @@ def measure_leaders(leader_dirs: list[str]) -> list[dict[str, Any]]:
 
 
 FORMAT = 1
-
-_STATES = {
-    TrialState.COMPLETE: "complete",
-    TrialState.FAIL: "failed",
-    TrialState.RUNNING: "running",
-    TrialState.WAITING: "waiting",
-    TrialState.PRUNED: "failed",
-}
 
 
 @dataclass(frozen=True)
@@ -108,7 +100,7 @@ def _run(trial: FrozenTrial, home: Path, tests: Mapping[str, float]) -> Run:
     return Run(
         seed=trial.user_attrs[SEED],
         number=trial.number,
-        state=_STATES[trial.state],
+        state=STATES[trial.state],
         validation=trial.value if trial.state is TrialState.COMPLETE else None,
         test=tests.get(leader_name(trial.number)),
         seconds=training_seconds(home / TRIALS / str(trial.number)),
@@ -233,7 +225,7 @@ def _search_best(
         key=lambda c: c.search_value or 0.0,
     )
     confirmed = _summary(scores(runs[best.label], "validation"))
-    newest = best_trial(search)
+    newest = best_trial(search.get_trials(deepcopy=False))
     return {
         "trial": best.search_trial,
         "label": best.label,

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special, stats
 
+from okddip_search.formatting import points
+
 LEVEL = 0.05
 """Accepted rate of false findings in a whole confirm, and of intervals that miss the truth."""
 POWER = 0.8
@@ -105,9 +107,9 @@ class Comparison:
             return "no seed in common"
         if self.low is None or self.high is None:
             why = "one seed" if self.n == 1 else f"the same at all {self.n} seeds"
-            return f"{_points(self.difference)} points, {why}"
-        interval = f"{_points(self.low)} to {_points(self.high)}"
-        return f"{_points(self.difference)} points, 95 % interval {interval}"
+            return f"{points(self.difference)} points, {why}"
+        interval = f"{points(self.low)} to {points(self.high)}"
+        return f"{points(self.difference)} points, 95 % interval {interval}"
 
     @property
     def needs(self) -> str:
@@ -360,8 +362,3 @@ def _named(some: Sequence[Comparison], total: int) -> str:
         return " and ".join(f"{rival} ({detail})" for rival, detail in words.items())
     closest = min(some, key=lambda c: c.p_value if in_noise else -c.p_value).rival
     return f"{count} (closest call: {closest}, {words[closest]})"
-
-
-def _points(share: float) -> str:
-    """Format a difference of shares in percentage points, never as -0.00."""
-    return f"{round(100 * share, 2) + 0.0:+.2f}"

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from okddip_search.formatting import percent, spread
+from okddip_search.formatting import percent, points, spread
 
 
 def print_findings(console: Console, found: Mapping[str, Any], directory: Path) -> None:
@@ -37,7 +37,7 @@ def print_findings(console: Console, found: Mapping[str, Any], directory: Path) 
     if floor is not None:
         console.print(
             f"Noise: one setting ({floor['contender']}) over {floor['n']} seeds has a "
-            f"standard deviation of {100 * floor['sd']:.2f} points on the test set"
+            f"standard deviation of {points(floor['sd'], sign=False)} points on the test set"
         )
     openings = len(found["openings"])
     console.print(
@@ -97,7 +97,7 @@ def _is_clear_alone(comparison: Mapping[str, Any]) -> bool:
 def _difference(comparison: Mapping[str, Any] | None) -> tuple[str, str]:
     if comparison is None or comparison["difference"] is None:
         return "", ""
-    text = f"{100 * comparison['difference']:+.2f}"
+    text = points(comparison["difference"])
     if comparison["low"] is not None:
-        text += f" ({100 * comparison['low']:+.2f} to {100 * comparison['high']:+.2f})"
+        text += f" ({points(comparison['low'])} to {points(comparison['high'])})"
     return text, comparison["words"].partition(":")[0]

@@ -21,7 +21,7 @@ from okddip_search.driver.retries import DISK_PAUSE_S, WORKER_DEATHS_FORGIVEN, C
 from okddip_search.driver.work import Agenda
 from okddip_search.space.settings import ObjectiveSettings
 from okddip_search.study.events import Listener, Listeners, TrialEnd
-from okddip_search.study.trials import DIED, OUT_OF_MEMORY, REASON, best_trial, end_of, trials_in
+from okddip_search.study.trials import DIED, OUT_OF_MEMORY, REASON, best_end, end_of, trials_in
 from trainer.config.train import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -258,13 +258,7 @@ class StudyBridge:
 
     def best(self) -> TrialEnd | None:
         """Return the best complete trial so far; None also where trials do not compete."""
-        return best_of(self.study) if self.agenda.has_best else None
-
-
-def best_of(study: optuna.Study) -> TrialEnd | None:
-    """Return the best complete trial of a study."""
-    best = best_trial(study)
-    return None if best is None else end_of(best)
+        return best_end(self.study) if self.agenda.has_best else None
 
 
 def reduced(curve: Sequence[float], objective: ObjectiveSettings) -> float:

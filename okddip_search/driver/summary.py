@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from okddip_search.driver.bridge import StudyBridge
-from okddip_search.formatting import params_text, percent, value_text
+from okddip_search.formatting import params_text, percent, points, value_text
 from okddip_search.space.model import SearchSpec
 from okddip_search.study.trials import REASON, best_trial, paper_trial, trials_in
 
@@ -35,7 +35,8 @@ def print_result(
         with_next_steps: Whether to say what can be done now.
     """
     study = bridge.study
-    console.print(_table(study.get_trials(deepcopy=False), spec))
+    trials = study.get_trials(deepcopy=False)
+    console.print(_table(trials, spec))
     counts = {
         state: len(trials_in(study, state))
         for state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
@@ -48,11 +49,11 @@ def print_result(
         console.print(f"trial {trial.number} failed: {trial.user_attrs.get(REASON, '')}")
     if bridge.abort_reason:
         console.print(f"Given up: {bridge.abort_reason}", style="red")
-    best = best_trial(study)
+    best = best_trial(trials)
     if best is None:
         console.print("No trial was completed, so there is no winner.")
     else:
-        _print_winner(console, spec, best, paper_trial(study), num_validation)
+        _print_winner(console, spec, best, paper_trial(trials), num_validation)
     if bridge.interrupted:
         console.print(f"Stopped. Go on with:  okddip-search --resume --out {directory}")
     elif best is not None and with_next_steps:
@@ -126,6 +127,6 @@ def _significance(best: float, paper: float, count: int) -> str:
     error = math.sqrt((best * (1 - best) + paper * (1 - paper)) / count)
     verdict = "within noise" if best - paper < 2 * error else "to be confirmed over several seeds"
     return (
-        f"Difference {100 * (best - paper):+.2f} points: {verdict} (one run each; standard error "
-        f"from {count} validation images alone {100 * error:.2f} points)"
+        f"Difference {points(best - paper)} points: {verdict} (one run each; standard error "
+        f"from {count} validation images alone {points(error, sign=False)} points)"
     )

@@ -24,7 +24,14 @@ from okddip_search.algorithms.pruners import PRUNE_FROM, RAMP_WEIGHT
 from okddip_search.masking import masked
 from okddip_search.report.confirm_data import cost, failed_runs, noise_floor, winners_curse
 from okddip_search.report.sources import Sources
-from okddip_search.study.trials import FINGERPRINT, PAPER_KEY, REASON
+from okddip_search.study.trials import (
+    FINGERPRINT,
+    PAPER_KEY,
+    REASON,
+    STATES,
+    best_trial,
+    paper_trial,
+)
 from trainer.config.train import TrainConfig
 from trainer.io.text import visible
 
@@ -33,11 +40,8 @@ ATTENTION_FRAMES = 8
 TOP_TRIALS = 5
 """PED-ANOVA contrasts the best trials with all; its authors advise at least so many of them."""
 
-_STATES = {
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-    TrialState.RUNNING: "running",
+_BEGUN: Mapping[TrialState, str] = {
+    state: name for state, name in STATES.items() if state is not TrialState.WAITING
 }
 _CURVES = {
     "leader": "leader_accuracy",
@@ -52,14 +56,14 @@ _CURVES = {
 
 def collect(sources: Sources) -> dict[str, Any]:
     """Return the report's data, ready for JSON."""
-    trials = [_trial(sources, trial) for trial in sources.trials if trial.state in _STATES]
+    trials = [_trial(sources, trial) for trial in sources.trials if trial.state in _BEGUN]
     search = _search(sources, trials)
     best = _best(sources, trials)
     data = {
         "format": FORMAT,
         "written": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "search": search,
-        "verdict": _verdict(sources, trials),
+        "verdict": _verdict(sources),
         "best": best,
         "commands": _commands(sources, trials),
         "trials": trials,
@@ -95,7 +99,7 @@ def _trial(sources: Sources, trial: FrozenTrial) -> dict[str, Any]:
     values = trial.intermediate_values
     return {
         "number": trial.number,
-        "state": _STATES[trial.state],
+        "state": _BEGUN[trial.state],
         "value": trial.value if trial.state is TrialState.COMPLETE else None,
         "last_value": values[max(values)] if values else None,
         "epochs": len(values),
@@ -126,7 +130,7 @@ def _iso(moment: dt.datetime | None) -> str | None:
 def _search(sources: Sources, trials: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     spec = sources.spec
     seconds = [trial["seconds"] for trial in trials if trial["seconds"] is not None]
-    counts = {state: sum(t["state"] == state for t in trials) for state in _STATES.values()}
+    counts = {state: sum(t["state"] == state for t in trials) for state in _BEGUN.values()}
     return {
         "name": spec.name,
         "state": _state(sources, counts["complete"] + counts["pruned"]),
@@ -169,22 +173,20 @@ def _state(sources: Sources, finished: int) -> str:
     return "running" if sources.driver is not None else "killed"
 
 
-def _best_trial(trials: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    complete = [trial for trial in trials if trial["value"] is not None]
-    return max(complete, key=lambda trial: float(trial["value"]), default=None)
+def _entry(
+    trials: Sequence[Mapping[str, Any]], chosen: FrozenTrial | None
+) -> Mapping[str, Any] | None:
+    """Return the report's entry for a trial of the study; None if it has none."""
+    return next((t for t in trials if chosen is not None and t["number"] == chosen.number), None)
 
 
-def _paper_trial(trials: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    return next((trial for trial in trials if trial["enqueued"]), None)
-
-
-def _verdict(sources: Sources, trials: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _verdict(sources: Sources) -> dict[str, Any]:
     """Return the verdict in one sentence, its status, and the command that leads to one."""
     confirm = sources.confirm
     command = f"okddip-search confirm {_shown(sources.directory)}"
     if confirm is not None and confirm["verdict"]:
         return {**confirm["verdict"], "command": None}
-    if confirm is None and _best_trial(trials) is None:
+    if confirm is None and best_trial(sources.trials) is None:
         sentence = "No trial is complete yet, so there is no winner and nothing to confirm."
         return {"status": "none", "sentence": sentence, "command": None}
     if confirm is None:
@@ -207,7 +209,7 @@ def _best(sources: Sources, trials: Sequence[Mapping[str, Any]]) -> dict[str, An
     """Return the setting to use: the confirmed winner, or else the search's best trial."""
     confirm: Mapping[str, Any] = sources.confirm or {"contenders": [], "winner": None}
     winner = next((c for c in confirm["contenders"] if c["label"] == confirm["winner"]), None)
-    trial = _best_trial(trials)
+    trial = _entry(trials, best_trial(sources.trials))
     if winner is not None:
         number, value = winner["search_trial"], winner["search_value"]
         config = winner["config"]
@@ -221,7 +223,8 @@ def _best(sources: Sources, trials: Sequence[Mapping[str, Any]]) -> dict[str, An
         )
     else:
         return None
-    paper = _paper_trial(trials) or {"number": None, "value": None, "params": {}}
+    paper = _entry(trials, paper_trial(sources.trials))
+    paper = paper or {"number": None, "value": None, "params": {}}
     searched = [name for name in sources.spec.search if sources.spec.search[name].is_active(config)]
     return {
         "standing": _standing(sources, winner),
@@ -259,7 +262,7 @@ def _shown(directory: Path) -> str:
 def _commands(sources: Sources, trials: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     shown = _shown(sources.directory)
     commands = []
-    if _best_trial(trials) is not None:
+    if best_trial(sources.trials) is not None:
         if sources.confirm is None:
             commands.append(("Find out whether the winner is real", f"confirm {shown}"))
         elif sources.confirm["state"] != "complete":

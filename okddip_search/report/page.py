@@ -16,7 +16,16 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from okddip_search.formatting import moment, percent, points, seconds, si, spread, value_text
+from okddip_search.formatting import (
+    moment,
+    percent,
+    points,
+    seconds,
+    si,
+    spread,
+    typeset,
+    value_text,
+)
 from okddip_search.layout import DATA, PAGE
 from okddip_search.report.charts import make_charts
 from okddip_search.report.data import collect
@@ -66,7 +75,8 @@ def render(data: Mapping[str, Any]) -> str:
     )
     filters: dict[str, Callable[[Any], str]] = {
         "percent": lambda share: unbroken(percent(share)),
-        "points": points,
+        "points": lambda share: typeset(points(share)),
+        "points_of_sd": lambda share: points(share, sign=False),
         "spread": lambda summary: unbroken(spread(summary)),
         "seconds": lambda value: unbroken(seconds(value)),
         "count": lambda value: "–" if value is None else f"{value:,}",

@@ -14,13 +14,7 @@ from optuna.trial import FrozenTrial
 
 from okddip_search.driver.autotune import load_speed
 from okddip_search.errors import UserError
-from okddip_search.layout import (
-    CONFIRM,
-    CONFIRMATION,
-    JOURNAL,
-    SPEC,
-    TRACKING,
-)
+from okddip_search.layout import CONFIRM, CONFIRMATION, JOURNAL, SPEC, TRACKING, require_search
 from okddip_search.space.load import load_space
 from okddip_search.space.model import SearchSpec
 from okddip_search.study.reading import read_findings, read_run, read_study
@@ -62,10 +56,7 @@ def read_sources(directory: Path) -> Sources:
     Raises:
         UserError: There is no search, or its journal is damaged before its last line.
     """
-    if not (directory / JOURNAL).is_file() or not (directory / SPEC).is_file():
-        raise UserError(
-            f"{directory} holds no search", "Name a search directory such as runs/digits."
-        )
+    require_search(directory, "Name a search directory such as runs/digits.")
     trials, study_attrs = read_study(directory / JOURNAL)
     confirm, problem = read_findings(directory / CONFIRM / CONFIRMATION)
     return Sources(

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 logger = logging.getLogger(__name__)
 
-TrialState = Literal["complete", "pruned", "failed"]
+EndState = Literal["complete", "pruned", "failed"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class TrialEnd:
     """
 
     number: int
-    state: TrialState
+    state: EndState
     value: float | None
     last_step: int | None
     reason: str = ""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from okddip_search.formatting import points, typeset
 from okddip_search.report.charts.style import (
     BLACK,
     BLUE,
@@ -81,14 +82,10 @@ def _intervals(rows: Sequence[tuple[int, Mapping[str, Any]]], verdict: str) -> d
             "color": VERDICTS[verdict], "symbol": SYMBOLS[verdict], "size": 11,
             "line": {"width": 2, "color": VERDICTS[verdict]},
         },
-        "text": [f"{_signed(100 * c['low'])} to {_signed(100 * c['high'])}" for _, c in rows],
+        "text": [typeset(f"{points(c['low'])} to {points(c['high'])}") for _, c in rows],
         "customdata": [text(f"{c['rival']} ({c['method']}, {c['n']} seeds)") for _, c in rows],
         "hovertemplate": "%{customdata}: %{x:+.2f} points<br>95 %: %{text}<extra></extra>",
     }  # fmt: skip
-
-
-def _signed(points: float) -> str:
-    return f"{points:+.2f}".replace("-", "−")
 
 
 def runs(data: Mapping[str, Any]) -> Figure | None:

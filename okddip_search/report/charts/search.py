@@ -180,9 +180,7 @@ def pareto(data: Mapping[str, Any]) -> Figure | None:
         return None
     front = pareto_front(trials)
     longest = max(t["seconds"] for t in trials)
-    unit, length_s = next(
-        (u, s) for u, s in (("h", 3600), ("min", 60), ("s", 1)) if longest >= 2 * s or s == 1
-    )
+    unit, length_s = next((unit, s) for unit, s in TIME_UNITS if longest >= 2 * s or s == 1)
     traces: list[dict[str, Any]] = [
         {
             "type": "scatter",
