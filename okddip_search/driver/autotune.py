@@ -20,8 +20,8 @@ from trainer.io.files import read_json, write_json
 from trainer.io.text import shown
 from trainer.registry import METHODS
 
-WORTH = 1.05
-"""What is so many times as fast as the plain way (or as fewer trials at a time) is chosen."""
+MIN_SPEEDUP = 1.05
+"""Minimum speed-up over the plainer variant, or over fewer concurrent trials, to be chosen."""
 MOST_TRIALS_PER_GPU = 8
 CONTEXT_GIB = 0.6
 """Of a GPU's memory, beside what torch reports: a process's CUDA context and libraries."""
@@ -39,13 +39,13 @@ class Ask(Protocol):
 
 
 @dataclass(frozen=True)
-class Tried:
-    """Trials at a time on one device.
+class Candidate:
+    """A number of concurrent trials on one device, and how they ran.
 
     Attributes:
-        trials: So many.
-        steps_per_s: Of all together; 0 where they did not fit.
-        memory_gib: Of the GPU, of all together.
+        trials: How many.
+        steps_per_s: All trials together; 0 if they did not fit.
+        memory_gib: GPU memory of all trials together.
     """
 
     trials: int
@@ -211,7 +211,7 @@ def fastest(seconds: Mapping[tuple[str, str], float]) -> tuple[str, str]:
     """Return the fastest; of those that are about as fast, the first, which is the plainest."""
     best = next(iter(seconds))
     for variant, taken in seconds.items():
-        if seconds[best] >= WORTH * taken:
+        if seconds[best] >= MIN_SPEEDUP * taken:
             best = variant
     return best
 
@@ -232,7 +232,7 @@ def _best_packing(
     cores = int(allotment.cpus_per_trial) if on_gpu else node_cpus
     config = _as_run(spec.largest(), cores, allotment)
     answer = ask(measure_packing, config, shape, cores, cpus=cores, gpus=float(on_gpu))
-    tried = [Tried(**one) for one in answer["tried"]]
+    tried = [Candidate(**one) for one in answer["tried"]]
     trials = most_gets_done(tried, answer["total_gib"])
     name: Literal["trials_per_gpu", "cpus_per_trial"]
     name, value = (
@@ -246,7 +246,7 @@ def _best_packing(
     )
 
 
-def most_gets_done(tried: Sequence[Tried], total_gib: float) -> int:
+def most_gets_done(tried: Sequence[Candidate], total_gib: float) -> int:
     """Return how many trials at a time get most done and fit; fewer where more are not worth it.
 
     Args:
@@ -256,7 +256,7 @@ def most_gets_done(tried: Sequence[Tried], total_gib: float) -> int:
     best = tried[0]
     for one in tried[1:]:
         fits = not total_gib or one.memory_gib <= HEADROOM * total_gib
-        if fits and one.steps_per_s > WORTH * best.steps_per_s:
+        if fits and one.steps_per_s > MIN_SPEEDUP * best.steps_per_s:
             best = one
     return best.trials
 
@@ -294,7 +294,7 @@ def measure_packing(config: Mapping[str, Any], shape: Sequence[int], cores: int)
     """Time 1, 2, 4 … trials at a time on one device; runs in a worker that has all of it.
 
     Returns:
-        ``tried``: fields of ``Tried``; ``total_gib``: the GPU's memory; ``device``: its name.
+        ``tried``: fields of ``Candidate``; ``total_gib``: the GPU's memory; ``device``: its name.
     """
     from trainer.engine.hardware import device_memory_gib, device_name, resolve_device
     from trainer.tools.timing import Shape, side_by_side
@@ -303,7 +303,7 @@ def measure_packing(config: Mapping[str, Any], shape: Sequence[int], cores: int)
     device = resolve_device(run)
     on_gpu = device.type == "cuda"
     most = MOST_TRIALS_PER_GPU if on_gpu else cores
-    tried: list[Tried] = []
+    tried: list[Candidate] = []
     trials = 1
     while trials <= most:
         one = run.model_copy(update={"num_threads": max(1, cores // trials)})
@@ -311,10 +311,10 @@ def measure_packing(config: Mapping[str, Any], shape: Sequence[int], cores: int)
         if load is None:
             break
         memory_gib = trials * (load.memory_gib + CONTEXT_GIB) if on_gpu else 0.0
-        tried.append(Tried(trials, load.steps_per_s, memory_gib))
+        tried.append(Candidate(trials, load.steps_per_s, memory_gib))
         trials *= 2
     return {
-        "tried": [vars(one) for one in tried or [Tried(1, 0.0)]],
+        "tried": [vars(one) for one in tried or [Candidate(1, 0.0)]],
         "total_gib": device_memory_gib(device),
         "device": device_name(device),
     }

@@ -55,7 +55,7 @@ class StudyBridge:
     """Asks, reports, prunes and tells; nobody else writes to the study.
 
     Trials that an earlier driver left RUNNING are handed out first, with their numbers, parameters
-    and curves; so are those that could not go on through no fault of their training (``set_back``).
+    and curves; so are trials whose worker failed through no fault of their training (``requeue``).
     Complete and pruned trials count toward the budget, failed ones do not.
 
     Args:
@@ -185,28 +185,29 @@ class StudyBridge:
             self._open[number].trial.set_user_attr(REASON, reason)
             self._close(number, TrialState.FAIL, reason)
 
-    def set_back(self, number: int, reason: str, cause: Cause) -> None:
-        """Take back a trial that could not go on, to run it again; where that is no use, fail it.
+    def requeue(self, number: int, reason: str, cause: Cause) -> None:
+        """Requeue a trial whose worker failed, or mark it failed when a retry cannot help.
 
-        A worker that died is forgiven some times; one that ran out of memory is tried once more
-        with half as many trials on its device; where the disk is full, no trial starts for a while.
+        A trial is resumed a few times after its worker died. After it ran out of memory it is
+        retried once, with half as many trials on its device. A full disk stops new trials for a
+        while.
         """
         entry = self._open.get(number)
         if entry is None:
             return
-        logger.info("trial %d could not go on (%s): %s", number, cause, reason)
-        if failure := self._why_no_further_try(entry, reason, cause):
+        logger.info("trial %d is requeued (%s): %s", number, cause, reason)
+        if failure := self._why_not_retry(entry, reason, cause):
             self.fail(number, failure)
             return
         del self._open[number]
         self._left_running.append(number)
 
-    def _why_no_further_try(self, entry: OpenTrial, reason: str, cause: Cause) -> str:
+    def _why_not_retry(self, entry: OpenTrial, reason: str, cause: Cause) -> str:
         if cause == "disk full":
             self._pause(reason)
             return ""
         if cause == "out of memory":
-            return self._try_with_fewer(entry, reason)
+            return self._retry_with_fewer(entry, reason)
         deaths = self._deaths.setdefault(entry.trial.number, [])
         deaths.append(reason)
         too_often = len(deaths) > WORKER_DEATHS_FORGIVEN
@@ -218,8 +219,8 @@ class StudyBridge:
             self._told_full = True
             self._say(f"The disk is full ({reason}); trials wait until there is room again")
 
-    def _try_with_fewer(self, entry: OpenTrial, reason: str) -> str:
-        """Halve the trials at a time, unless that was done since this one began."""
+    def _retry_with_fewer(self, entry: OpenTrial, reason: str) -> str:
+        """Halve the concurrent trials, unless that has happened since this one started."""
         if RETRIED in entry.trial.user_attrs:
             return f"{OUT_OF_MEMORY} again, with fewer at a time: {reason}"
         if entry.share == self.share:

@@ -20,15 +20,15 @@ from okddip_search.driver.bridge import StudyBridge
 logger = logging.getLogger(__name__)
 
 
-class Unsaved:
-    """Keeps the bridge out of the snapshots that Tune pickles; the study is what a resume reads."""
+class NotPickled:
+    """Keeps the bridge out of Tune's pickled snapshots; a resumed search reads the study instead."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return nothing."""
+        """Return an empty state."""
         return {}
 
 
-class StudySearcher(Unsaved, Searcher):  # type: ignore[misc]
+class StudySearcher(NotPickled, Searcher):  # type: ignore[misc]
     """Tune's question "what next?", forwarded."""
 
     def __init__(self, bridge: StudyBridge) -> None:
@@ -59,9 +59,9 @@ class StudySearcher(Unsaved, Searcher):  # type: ignore[misc]
         if number is None or self._bridge.interrupted or self._bridge.placeless:
             return
         if error or result is None:  # the scheduler was told why; if not, the driver itself erred
-            self._bridge.set_back(number, "its worker ended without a word", "died")
+            self._bridge.requeue(number, "its worker ended without a word", "died")
         elif cause := result.get("cause"):
-            self._bridge.set_back(number, result["failure"], cause)
+            self._bridge.requeue(number, result["failure"], cause)
         elif failure := result.get("failure"):
             self._bridge.fail(number, failure)
         else:
@@ -77,7 +77,7 @@ class StudySearcher(Unsaved, Searcher):  # type: ignore[misc]
         """Save nothing."""
 
 
-class StudyScheduler(Unsaved, FIFOScheduler):  # type: ignore[misc]
+class StudyScheduler(NotPickled, FIFOScheduler):  # type: ignore[misc]
     """Tune's question "go on?", forwarded after every epoch."""
 
     _supports_buffered_results = False
@@ -103,12 +103,12 @@ class StudyScheduler(Unsaved, FIFOScheduler):  # type: ignore[misc]
         super().on_trial_add(tune_controller, trial)
 
     def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
-        """Take the trial back; Tune says only here why its worker died."""
+        """Requeue the trial; only here does Tune say why its worker died."""
         number = trial.config["number"]
         words = why_it_died(trial)
         reason = self._killed.pop(number, "") or words
         out_of_memory = LOW_MEMORY in words
-        self._bridge.set_back(number, reason, "out of memory" if out_of_memory else "died")
+        self._bridge.requeue(number, reason, "out of memory" if out_of_memory else "died")
 
     def kill(self, trial: TuneTrial, reason: str) -> None:
         """Kill the worker of a trial that is not heard of any more.
@@ -137,7 +137,7 @@ def why_it_died(trial: TuneTrial) -> str:
     return lines[1].strip() if len(lines) > 1 else "its worker ended without a word"
 
 
-class WhenInterrupted(Unsaved, Stopper):  # type: ignore[misc]
+class WhenInterrupted(NotPickled, Stopper):  # type: ignore[misc]
     """Ends Tune after a signal; running trials finish their epoch and save it."""
 
     def __init__(self, bridge: StudyBridge) -> None:

@@ -12,7 +12,7 @@ from ray.tune.experiment import Trial as TuneTrial
 
 from okddip_search.cluster.waiting import Wait
 from okddip_search.driver.bridge import OpenTrial, StudyBridge
-from okddip_search.driver.tune import StudyScheduler, Unsaved
+from okddip_search.driver.tune import NotPickled, StudyScheduler
 from okddip_search.space.settings import ResourceSettings
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ FIRST_STALL_S = 3600.0
 LOOK_EVERY_S = 1.0
 
 
-class Watchdog(Unsaved, Callback):  # type: ignore[misc]
+class Watchdog(NotPickled, Callback):  # type: ignore[misc]
     """Kills workers that hang, and says what is missing where no trial can be placed.
 
     A killed worker's trial goes on from its checkpoint in another one, as after any other death.

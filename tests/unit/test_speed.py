@@ -7,8 +7,8 @@ from okddip_search.cluster.resources import Node, allot
 from okddip_search.cluster.signals import StopSwitch
 from okddip_search.driver import session
 from okddip_search.driver.autotune import (
+    Candidate,
     Speed,
-    Tried,
     fastest,
     find_speed,
     left_to_timing,
@@ -159,7 +159,7 @@ def test_a_variant_is_chosen_where_it_is_worth_it(seconds, chosen):
 def test_trials_share_a_device_in_the_number_that_gets_most_done(
     steps_per_s, gib, total_gib, trials
 ):
-    tried = [Tried(2**i, s, g) for i, (s, g) in enumerate(zip(steps_per_s, gib, strict=True))]
+    tried = [Candidate(2**i, s, g) for i, (s, g) in enumerate(zip(steps_per_s, gib, strict=True))]
     assert most_gets_done(tried, total_gib) == trials
 
 
