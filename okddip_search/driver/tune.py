@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class NotPickled:
-    """Keeps the bridge out of Tune's pickled snapshots; a resumed search reads the study instead."""
+    """Keeps the bridge out of Tune's pickled snapshots; a resumed search reads the study."""
 
     def __getstate__(self) -> dict[str, Any]:
         """Return an empty state."""
