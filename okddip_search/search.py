@@ -4,7 +4,7 @@ from typing import Literal
 
 from optuna.trial import TrialState
 
-from okddip_search.confirm.run import Wishes, confirm, require_possible
+from okddip_search.confirm.run import ConfirmOptions, confirm, require_possible
 from okddip_search.driver.bridge import StudyBridge
 from okddip_search.driver.prepare import Request
 from okddip_search.driver.progress import SearchConsole
@@ -36,7 +36,7 @@ def run_search(request: Request, *, then_confirm: bool) -> int:
     """
     _require_fresh_or_resumed(request)
     if then_confirm and request.spec.confirm is not None:
-        require_possible(request.spec, request.directory, Wishes())
+        require_possible(request.spec, request.directory, ConfirmOptions())
     go_on = f"okddip-search --resume --out {request.directory}"
     with open_session(request, go_on) as session:
         then_confirm = then_confirm and session.spec.confirm is not None

@@ -159,7 +159,8 @@ def _rooted(spec: SearchSpec) -> SearchSpec:
 @click.option("--single", metavar="WHAT", help="epochs, or seconds: also as long as a group.")
 @click.option("--open-test-again", is_flag=True, help="Look at the test set once more; counted.")
 @click.option("--retrain-on-all", is_flag=True, help="Train the leader on train + validation.")
-@click.option("--anew", is_flag=True, help="Set an earlier confirmation aside; choose again.")
+@click.option("--restart", is_flag=True, help="Set an earlier confirmation aside; choose again.")
+@click.option("--anew", is_flag=True, hidden=True)
 @click.option("--gpus", type=click.IntRange(0), help="GPUs to use; 0: CPU. [default: all visible]")
 @click.option("--tracking-uri", metavar="URI", help="MLflow server. [default: the search's]")
 @click.option("--address", metavar="ADDR", help="Running Ray cluster. [default: this machine]")
@@ -175,6 +176,7 @@ def confirm(
     single: str | None,
     open_test_again: bool,
     retrain_on_all: bool,
+    restart: bool,
     anew: bool,
     gpus: int | None,
     tracking_uri: str | None,
@@ -195,14 +197,17 @@ def confirm(
             )
     spec, directory = _resolve(None, sets, None, None, None, directory, True)
     asked = {"seeds": seeds, "top": top, "rivals": rivals, "single": single}
-    changes: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
+    overrides: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
     if methods is not None:
-        changes["methods"] = [name.strip() for name in methods.split(",") if name.strip()]
+        overrides["methods"] = [name.strip() for name in methods.split(",") if name.strip()]
+    if anew:
+        echo("--anew is now called --restart; the old name will go in the next version", err=True)
     quit_on_signals()
-    from okddip_search.confirm.run import Wishes, run_confirm
+    from okddip_search.confirm.run import ConfirmOptions, run_confirm
 
+    options = ConfirmOptions(overrides, open_test_again, retrain_on_all, restart or anew)
     request = _request(spec, directory, True, gpus, tracking_uri, address)
-    context.exit(run_confirm(request, Wishes(changes, open_test_again, retrain_on_all, anew)))
+    context.exit(run_confirm(request, options))
 
 
 @cli.command()

@@ -142,7 +142,7 @@ class Plan:
             )
         except (OSError, YamlError, KeyError, TypeError, ValueError) as error:
             text = f"{path} is damaged: {shown(str(error), 300)}"
-            remedy = "Restore it from a copy, or set this confirmation aside with --anew."
+            remedy = "Restore it from a copy, or set this confirmation aside with --restart."
             raise UserError(text, remedy) from None
 
 
@@ -152,16 +152,16 @@ def prepared_data(spec: SearchSpec) -> dict[str, Any]:
 
 
 def agreed_settings(
-    spec: SearchSpec, known: Plan | None, changes: Mapping[str, Any]
+    spec: SearchSpec, known: Plan | None, overrides: Mapping[str, Any]
 ) -> ConfirmSettings:
-    """Return the settings of a confirmation: the plan's or the space's, with the user's changes.
+    """Return a confirmation's settings: the plan's or the space's, with the user's overrides.
 
     Raises:
-        UserError: A change is no valid setting, or comes too late.
+        UserError: An override is invalid, or comes too late.
     """
     usual = known.settings if known else spec.confirm or ConfirmSettings()
     try:
-        asked = ConfirmSettings(**{**usual.model_dump(), **changes})
+        asked = ConfirmSettings(**{**usual.model_dump(), **overrides})
     except ConfigError as error:
         raise UserError(f"confirm: {error}") from None
     if known is not None:
@@ -172,7 +172,7 @@ def agreed_settings(
             raise UserError(
                 f"the confirmation has begun with other settings: {what}",
                 "More seeds can be added; who takes part was fixed before the first run. "
-                "--anew begins another confirmation.",
+                "--restart starts another confirmation.",
             )
         if known.data != prepared_data(spec):
             raise UserError(

@@ -57,23 +57,23 @@ ENDED = (TrialState.COMPLETE, TrialState.FAIL)
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What the user asked of a confirmation beyond the space.
+class ConfirmOptions:
+    """Options of a confirmation that are not in the space.
 
     Attributes:
-        changes: Fields of ``ConfirmSettings`` given at the command line.
-        open_test_again: Whether the test set may be opened once more.
+        overrides: Fields of ``ConfirmSettings`` given on the command line.
+        open_test_again: Whether the test set may be opened a second time.
         retrain_on_all: Whether to train the final leader on train + validation.
-        anew: Whether to set an earlier confirmation aside and begin another.
+        restart: Whether to set an earlier confirmation aside and start another.
     """
 
-    changes: Mapping[str, Any] = field(default_factory=dict)
+    overrides: Mapping[str, Any] = field(default_factory=dict)
     open_test_again: bool = False
     retrain_on_all: bool = False
-    anew: bool = False
+    restart: bool = False
 
 
-def run_confirm(request: Request, wishes: Wishes) -> int:
+def run_confirm(request: Request, options: ConfirmOptions) -> int:
     """Confirm a finished search in a session of its own.
 
     Returns:
@@ -82,36 +82,36 @@ def run_confirm(request: Request, wishes: Wishes) -> int:
     Raises:
         UserError: There is nothing to confirm, or it cannot be carried out as asked.
     """
-    require_possible(request.spec, request.directory, wishes)
-    with open_session(request, _how_to_go_on(request, wishes)) as session:
-        if wishes.anew:
+    require_possible(request.spec, request.directory, options)
+    with open_session(request, _how_to_go_on(request, options)) as session:
+        if options.restart:
             _set_aside(session.directory / CONFIRM)
-        return _Confirmation(session, wishes).run()
+        return _Confirmation(session, options).run()
 
 
-def require_possible(spec: SearchSpec, directory: Path, wishes: Wishes) -> None:
+def require_possible(spec: SearchSpec, directory: Path, options: ConfirmOptions) -> None:
     """Refuse in a second what would be refused after hours of training.
 
     Raises:
         UserError: There is no test set, or settings or flags do not fit what has begun.
     """
     require_test_set(spec.data)
-    known = None if wishes.anew else Plan.load(directory / CONFIRM)
-    settings = agreed_settings(spec, known, wishes.changes)
-    if wishes.anew or (known is not None and settings.seeds > len(known.seeds)):
-        reopen_refused(directory / OPENINGS, wishes.open_test_again)
+    known = None if options.restart else Plan.load(directory / CONFIRM)
+    settings = agreed_settings(spec, known, options.overrides)
+    if options.restart or (known is not None and settings.seeds > len(known.seeds)):
+        reopen_refused(directory / OPENINGS, options.open_test_again)
 
 
 def confirm(session: Session) -> int:
     """Confirm a search that has just ended; the exit code is that of ``run_confirm``."""
-    session.switch.how_to_go_on = _how_to_go_on(session.request, Wishes())
-    return _Confirmation(session, Wishes()).run()
+    session.switch.how_to_go_on = _how_to_go_on(session.request, ConfirmOptions())
+    return _Confirmation(session, ConfirmOptions()).run()
 
 
-def _how_to_go_on(request: Request, wishes: Wishes) -> str:
+def _how_to_go_on(request: Request, options: ConfirmOptions) -> str:
     """Return the command that goes on; the settings are in the plan by then."""
-    flags = " --open-test-again" if wishes.open_test_again else ""
-    flags += " --retrain-on-all" if wishes.retrain_on_all else ""
+    flags = " --open-test-again" if options.open_test_again else ""
+    flags += " --retrain-on-all" if options.retrain_on_all else ""
     return f"okddip-search confirm {request.directory}{flags}"
 
 
@@ -128,9 +128,9 @@ class _Confirmation(Listener):
     As a listener it keeps ``confirm.json`` up to date while runs end.
     """
 
-    def __init__(self, session: Session, wishes: Wishes) -> None:
+    def __init__(self, session: Session, options: ConfirmOptions) -> None:
         self.session = session
-        self.wishes = wishes
+        self.options = options
         self.home = session.directory / CONFIRM
         self.log = session.directory / OPENINGS
         earlier = len(list(session.directory.glob(f"{CONFIRM}.*")))
@@ -146,7 +146,7 @@ class _Confirmation(Listener):
         session = self.session
         require_all_openings(self.log, len(self.before.get("openings", ())))
         require_same_images(self.search, session.data.fingerprint)
-        require_possible(session.spec, session.directory, replace(self.wishes, anew=False))
+        require_possible(session.spec, session.directory, replace(self.options, restart=False))
         session.tracker.search_started(*session.provenance())
         plan = self._chosen()
         plan = self._train_all(plan) if plan else None
@@ -174,7 +174,7 @@ class _Confirmation(Listener):
     def _chosen(self) -> Plan | None:
         """Return the plan with its contenders; None where the user stopped a rival's search."""
         spec = self.session.spec
-        settings = agreed_settings(spec, self.plan, self.wishes.changes)
+        settings = agreed_settings(spec, self.plan, self.options.overrides)
         plan = self.plan or Plan.begin(spec, settings)
         if len(plan.seeds) != settings.seeds:
             if opened_so_far(self.log):
@@ -267,7 +267,7 @@ class _Confirmation(Listener):
         judged = [winner, *rivals_of(winner, plan)]
         numbers = [r.number for label in judged for r in runs[label] if r.state == "complete"]
         names = [leader_name(number) for number in numbers]
-        test_leaders(session, self.log, names, again=self.wishes.open_test_again)
+        test_leaders(session, self.log, names, again=self.options.open_test_again)
         if session.switch.is_thrown:
             return self._stopped()
         self.costs = self._measure_costs(plan, runs)
@@ -275,7 +275,7 @@ class _Confirmation(Listener):
         self._hand_over(found)
         seed = found["leader"]["seed"]
         found["retrained"] = retrained(
-            session, plan.contender(winner), seed, wanted=self.wishes.retrain_on_all
+            session, plan.contender(winner), seed, wanted=self.options.retrain_on_all
         )
         if session.switch.is_thrown:
             return self._stopped()

@@ -195,7 +195,8 @@ def test_the_same_command_again_runs_nothing_and_opens_nothing(confirmed):
         (["--methods", "singel"], "did you mean 'single'"),
         (["--rivals", "tunded"], "one of searched, tuned"),
         (["--seeds", 1], "in [2, 1000]"),
-        (["--anew"], "--open-test-again"),
+        (["--restart"], "--open-test-again"),
+        (["--anew"], "--anew is now called --restart"),
         (["--set", "data.flip=true"], "data.flip was None, is True now"),
         (["--set", "study.seed=9"], "Only data."),
     ],
@@ -268,11 +269,11 @@ def test_more_seeds_are_added_a_second_look_is_counted_and_the_leader_is_retrain
 
 
 @pytest.mark.slow
-def test_a_confirmation_can_be_begun_anew_and_the_earlier_one_is_kept(confirmed, tmp_path):
+def test_a_confirmation_can_be_restarted_and_the_earlier_one_is_kept(confirmed, tmp_path):
     shutil.copytree(confirmed[0], tmp_path, dirs_exist_ok=True)
     before = findings(tmp_path)
     done = run(
-        "confirm", NAME, "--anew", "--open-test-again", "--top", 2, "--methods", "single",
+        "confirm", NAME, "--restart", "--open-test-again", "--top", 2, "--methods", "single",
         "--seeds", 2, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
