@@ -92,7 +92,7 @@ def confirm_once(world: World, rng: np.random.Generator) -> Rates:
     opened = {label: test[label] for label in (winner, *others)}
     comparisons = compare(winner, opened, others, 1 if world.as_one else len(candidates))
 
-    gains = [truth[winner] - truth[c.rival] for c in comparisons]
+    gains = [truth[winner] - truth[c.baseline] for c in comparisons]
     pairs = list(zip(comparisons, gains, strict=True))
     return Rates(
         any(c.verdict == "better" and gain <= 0 for c, gain in pairs),

@@ -81,7 +81,7 @@ def _timing(spec: SearchSpec, directory: Path) -> str:
 def _confirmation(settings: ConfirmSettings) -> str:
     tuned = ", each after a search of its own" if settings.rivals == "tuned" else ""
     return (
-        f"the {settings.top} best configurations, the paper's setting and the rivals "
+        f"the {settings.top} best configurations, the paper's setting and the baselines "
         f"{', '.join(settings.methods)}{tuned}\n"
         f"with {settings.seeds} seeds each: at most {most_runs(settings)} runs; then the sealed "
         "test set is opened once"

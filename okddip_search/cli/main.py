@@ -154,8 +154,9 @@ def _rooted(spec: SearchSpec) -> SearchSpec:
 @click.argument("directory", metavar="DIR", type=DIRECTORY)
 @click.option("--seeds", type=int, help="Runs of each setting; a later call may add some.")
 @click.option("--top", type=int, help="Best configurations of the search that take part.")
-@click.option("--rivals", help="searched: the winner's optimiser settings; tuned: their own.")
-@click.option("--methods", metavar="A,B,…", help="Rival methods.")
+@click.option("--baselines", help="searched: the winner's optimiser settings; tuned: their own.")
+@click.option("--rivals", hidden=True)
+@click.option("--methods", metavar="A,B,…", help="Baseline methods.")
 @click.option("--single", metavar="WHAT", help="epochs, or seconds: also as long as a group.")
 @click.option("--open-test-again", is_flag=True, help="Look at the test set once more; counted.")
 @click.option("--retrain-on-all", is_flag=True, help="Train the leader on train + validation.")
@@ -171,6 +172,7 @@ def confirm(
     directory: Path,
     seeds: int | None,
     top: int | None,
+    baselines: str | None,
     rivals: str | None,
     methods: str | None,
     single: str | None,
@@ -185,9 +187,9 @@ def confirm(
 ) -> None:
     """Find out whether the winner of the search in DIR is real.
 
-    The best configurations, the paper's setting and rival methods are trained over the same seeds.
-    Then the sealed test set is opened, once. The same command goes on after a stop. What is not
-    given comes from the space's confirm: section.
+    The best configurations, the paper's setting and baseline methods are trained over the same
+    seeds. Then the sealed test set is opened, once. The same command resumes after a stop. Options
+    override the space's confirm: section.
     """
     for text in sets:
         if not text.startswith(("data.", "resources.")):
@@ -196,12 +198,13 @@ def confirm(
                 "Only data. (where the images lie) and resources. can be set; see --help.",
             )
     spec, directory = _resolve(None, sets, None, None, None, directory, True)
-    asked = {"seeds": seeds, "top": top, "rivals": rivals, "single": single}
+    asked = {"seeds": seeds, "top": top, "rivals": baselines or rivals, "single": single}
     overrides: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
     if methods is not None:
         overrides["methods"] = [name.strip() for name in methods.split(",") if name.strip()]
-    if anew:
-        echo("--anew is now called --restart; the old name will go in the next version", err=True)
+    for given, old, new in ((anew, "--anew", "--restart"), (rivals, "--rivals", "--baselines")):
+        if given:
+            echo(f"{old} is now called {new}; the old name will go in the next version", err=True)
     quit_on_signals()
     from okddip_search.confirm.run import ConfirmOptions, run_confirm
 

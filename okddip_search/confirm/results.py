@@ -13,8 +13,10 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from okddip_search.cluster.resources import Allotment
-from okddip_search.confirm.plan import PAPER, Contender, Plan
+from okddip_search.confirm.plan import PAPER, Configuration, Plan
 from okddip_search.confirm.statistics import (
+    Comparison,
+    NoiseFloor,
     Scores,
     compare,
     noise_floor,
@@ -48,7 +50,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Run:
-    """One contender with one seed.
+    """One configuration with one seed.
 
     Attributes:
         seed: Of the run.
@@ -77,7 +79,7 @@ def leader_name(number: int) -> str:
 def collect_runs(
     plan: Plan, study: optuna.Study, home: Path, tests: Mapping[str, float]
 ) -> dict[str, list[Run]]:
-    """Return every contender's runs in the order of the seeds.
+    """Return every configuration's runs in the order of the seeds.
 
     Args:
         plan: Who is confirmed.
@@ -87,12 +89,12 @@ def collect_runs(
     """
     trials = {(t.user_attrs[CONTENDER], t.user_attrs[SEED]): t for t in study.get_trials(False)}
     return {
-        contender.label: [
-            _run(trials[contender.label, seed], home, tests)
+        configuration.label: [
+            _run(trials[configuration.label, seed], home, tests)
             for seed in plan.seeds
-            if (contender.label, seed) in trials
+            if (configuration.label, seed) in trials
         ]
-        for contender in plan.contenders
+        for configuration in plan.configurations
     }
 
 
@@ -121,7 +123,7 @@ def choose_winner(plan: Plan, runs: Mapping[str, Sequence[Run]]) -> str | None:
     leaves out its worst.
     """
     validation = {
-        c.label: scores(runs[c.label], "validation") for c in plan.contenders if c.may_win
+        c.label: scores(runs[c.label], "validation") for c in plan.configurations if c.may_win
     }
     most = max(map(len, validation.values()), default=0)
     if most == 0:
@@ -129,9 +131,9 @@ def choose_winner(plan: Plan, runs: Mapping[str, Sequence[Run]]) -> str | None:
     return pick_winner({label: s for label, s in validation.items() if len(s) == most})
 
 
-def rivals_of(winner: str, plan: Plan) -> list[str]:
-    """Return who the winner is compared with: rival methods, and the paper's setting if it lost."""
-    return [c.label for c in plan.contenders if c.label != winner and c.is_rival]
+def baselines_of(winner: str, plan: Plan) -> list[str]:
+    """Return the labels to compare with: baseline methods, and the paper's setting if it lost."""
+    return [c.label for c in plan.configurations if c.label != winner and c.is_baseline]
 
 
 def best_run(runs: Sequence[Run]) -> Run | None:
@@ -171,7 +173,8 @@ def compose(
         "seeds": list(plan.seeds),
         "settings": plan.settings.model_dump(mode="json"),
         "contenders": [
-            _contender(c, runs[c.label], allotment, costs.get(c.label, {})) for c in plan.contenders
+            _configuration(c, runs[c.label], allotment, costs.get(c.label, {}))
+            for c in plan.configurations
         ],
         "winner": winner,
         "search_best": _search_best(search, plan, runs),
@@ -182,20 +185,20 @@ def compose(
     }
 
 
-def _contender(
-    contender: Contender, runs: Sequence[Run], allotment: Allotment, cost: Mapping[str, Any]
+def _configuration(
+    configuration: Configuration, runs: Sequence[Run], allotment: Allotment, cost: Mapping[str, Any]
 ) -> dict[str, Any]:
     times = [run.seconds for run in runs if run.seconds is not None]
     whole = [r.seconds for r in runs if r.seconds is not None and r.state == "complete"]
     return {
-        "label": contender.label,
-        "kind": contender.kind,
-        "may_win": contender.may_win,
-        "method": contender.method,
-        "note": contender.note,
-        "search_trial": contender.search_trial,
-        "search_value": contender.search_value,
-        "config": dict(contender.config),
+        "label": configuration.label,
+        "kind": configuration.kind,
+        "may_win": configuration.may_win,
+        "method": configuration.method,
+        "note": configuration.note,
+        "search_trial": configuration.search_trial,
+        "search_value": configuration.search_value,
+        "config": dict(configuration.config),
         "runs": [asdict(run) for run in runs],
         "validation": _summary(scores(runs, "validation")),
         "test": _summary(scores(runs, "test")),
@@ -221,7 +224,7 @@ def _search_best(
 ) -> dict[str, Any]:
     """Set the search's best value beside what the same setting is worth over fresh seeds."""
     best = max(
-        (c for c in plan.contenders if c.search_value is not None),
+        (c for c in plan.configurations if c.search_value is not None),
         key=lambda c: c.search_value or 0.0,
     )
     confirmed = _summary(scores(runs[best.label], "validation"))
@@ -261,17 +264,25 @@ def _judgement(plan: Plan, runs: Mapping[str, Sequence[Run]], winner: str | None
     if not tests[winner]:
         return {**nothing, "leader": leader}
     comparisons = compare(
-        winner, tests, rivals_of(winner, plan), sum(c.may_win for c in plan.contenders)
+        winner, tests, baselines_of(winner, plan), sum(c.may_win for c in plan.configurations)
     )
     floor = noise_floor(winner, tests[winner], "test")
     return {
-        "noise_floor": asdict(floor) if floor else None,
-        "comparisons": [{**asdict(c), "of": "test", "words": c.words} for c in comparisons],
+        "noise_floor": _stored(floor) if floor else None,
+        "comparisons": [{**_stored(c), "of": "test", "words": c.words} for c in comparisons],
         "verdict": asdict(verdict(name_in_words(winner), comparisons)),
         "leader": leader,
     }
 
 
+_STORED = {"baseline": "rival", "baseline_mean": "rival_mean", "configuration": "contender"}
+"""Keys that keep their names of version 0.1.0 in ``confirm.json``, for programs that read it."""
+
+
+def _stored(record: Comparison | NoiseFloor) -> dict[str, Any]:
+    return {_STORED.get(key, key): value for key, value in asdict(record).items()}
+
+
 def name_in_words(label: str) -> str:
-    """Return how a contender is called in a sentence."""
+    """Return how a configuration is called in a sentence."""
     return f"the {label}" if label == PAPER else label

@@ -9,7 +9,7 @@ from typing import Any
 
 from optuna.trial import TrialState
 
-from okddip_search.confirm.plan import Contender
+from okddip_search.confirm.plan import Configuration
 from okddip_search.confirm.results import name_in_words
 from okddip_search.driver.progress import SearchConsole
 from okddip_search.driver.session import Session
@@ -22,7 +22,7 @@ from trainer.io.files import read_json, write_json
 
 
 def retrained(
-    session: Session, winner: Contender, seed: int, *, wanted: bool
+    session: Session, winner: Configuration, seed: int, *, wanted: bool
 ) -> dict[str, Any] | None:
     """Return what is known of the retrained leader; train it if it is wanted and not there.
 
@@ -63,7 +63,7 @@ def _facts_of(final: Path) -> Any:
         return None
 
 
-def _train(session: Session, winner: Contender, seed: int, final: Path) -> bool:
+def _train(session: Session, winner: Configuration, seed: int, final: Path) -> bool:
     """Train to the end and hand over; False where it was stopped or failed."""
     attributes = {CONTENDER: winner.label, SEED: seed}
     study = open_fixed_study(final, "retrain", [attributes])

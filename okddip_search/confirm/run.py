@@ -1,8 +1,8 @@
 """The confirmation: is the search's winner real, or was it a lucky seed?
 
-The search's best configurations, the paper's setting and rival methods are trained over one list
+The search's best configurations, the paper's setting and baseline methods are trained over one list
 of seeds, through the same bridge, cluster and MLflow run as the search. The winner is chosen on
-validation images. Then the sealed test set is opened, once, for the winner and its rivals.
+validation images. Then the sealed test set is opened, once, for the winner and its baselines.
 """
 
 import itertools
@@ -19,12 +19,12 @@ from okddip_search.confirm.plan import LONGER_SINGLE, Plan, agreed_settings, cho
 from okddip_search.confirm.results import (
     FORMAT,
     Run,
+    baselines_of,
     choose_winner,
     collect_runs,
     compose,
     leader_name,
     measure_leaders,
-    rivals_of,
 )
 from okddip_search.confirm.retrain import retrained
 from okddip_search.confirm.summary import print_findings
@@ -36,7 +36,7 @@ from okddip_search.confirm.test_set import (
     require_test_set,
     test_leaders,
 )
-from okddip_search.confirm.tuning import tune_rivals, tuning_seconds
+from okddip_search.confirm.tuning import tune_baselines, tuning_seconds
 from okddip_search.driver.prepare import Request
 from okddip_search.driver.progress import SearchConsole
 from okddip_search.driver.session import Session, open_session
@@ -172,7 +172,7 @@ class _Confirmation(Listener):
     # Who takes part
 
     def _chosen(self) -> Plan | None:
-        """Return the plan with its contenders; None where the user stopped a rival's search."""
+        """Return the plan with its configurations; None if the user stopped a baseline's search."""
         spec = self.session.spec
         settings = agreed_settings(spec, self.plan, self.options.overrides)
         plan = self.plan or Plan.begin(spec, settings)
@@ -184,8 +184,8 @@ class _Confirmation(Listener):
                 )
             plan = plan.with_seeds(settings.seeds)
         plan.save(self.home)
-        if not plan.contenders:
-            tuned = tune_rivals(self.session, self.home, settings)
+        if not plan.configurations:
+            tuned = tune_baselines(self.session, self.home, settings)
             if tuned is None:
                 return None
             plan = choose(plan, spec, self.search, tuned)
@@ -195,9 +195,9 @@ class _Confirmation(Listener):
     # Training
 
     def _train_all(self, plan: Plan) -> Plan:
-        """Train every contender; the longer run of ``single`` is known only after the others."""
+        """Train every configuration; the length of the longer ``single`` depends on the others."""
         self._train(plan)
-        labels = [contender.label for contender in plan.contenders]
+        labels = [configuration.label for configuration in plan.configurations]
         wanted = plan.settings.single == "seconds" and LONGER_SINGLE not in labels
         if not wanted or self.session.switch.is_thrown or self._lost(plan):
             return plan
@@ -209,7 +209,7 @@ class _Confirmation(Listener):
         if longer is None:
             self.session.say("no longer run of single: it takes no part, or a time is unknown")
             return plan
-        plan = plan.with_contender(longer)
+        plan = plan.with_configuration(longer)
         plan.save(self.home)
         self._train(plan)
         return plan
@@ -217,17 +217,17 @@ class _Confirmation(Listener):
     def _train(self, plan: Plan) -> None:
         session, self.plan = self.session, plan
         # Seed by seed, so that what a stopped confirmation has can be compared in pairs.
-        wanted = [{CONTENDER: c.label, SEED: s} for s in plan.seeds for c in plan.contenders]
+        wanted = [{CONTENDER: c.label, SEED: s} for s in plan.seeds for c in plan.configurations]
         self.study = open_fixed_study(self.home, CONFIRM, wanted)
         total = len(self.study.get_trials(deepcopy=False))
         to_go = total - len(trials_in(self.study, *ENDED))
         if to_go:
             session.say(
-                f"Confirming {len(plan.contenders)} settings with {len(plan.seeds)} seeds each: "
-                f"{to_go} runs to go"
+                f"Confirming {len(plan.configurations)} settings with {len(plan.seeds)} seeds "
+                f"each: {to_go} runs to go"
             )
         self._write(self._compose(plan), "running")
-        configs = {contender.label: contender.config for contender in plan.contenders}
+        configs = {c.label: c.config for c in plan.configurations}
         agenda = FixedAgenda(
             configs, session.spec.objective, session.common, session.spec.study.max_failures
         )
@@ -252,7 +252,7 @@ class _Confirmation(Listener):
 
     def _lost(self, plan: Plan) -> int:
         """Return how many runs died with their worker and were not tried once more."""
-        wanted = [{CONTENDER: c.label, SEED: s} for s in plan.seeds for c in plan.contenders]
+        wanted = [{CONTENDER: c.label, SEED: s} for s in plan.seeds for c in plan.configurations]
         tries = [runs_with(self.study, attributes) for attributes in wanted]
         return sum(len(some) == 1 and died(some[0]) for some in tries)
 
@@ -264,7 +264,7 @@ class _Confirmation(Listener):
         winner = choose_winner(plan, runs)
         if winner is None:
             raise UserError("no run of a candidate was completed, so there is no winner")
-        judged = [winner, *rivals_of(winner, plan)]
+        judged = [winner, *baselines_of(winner, plan)]
         numbers = [r.number for label in judged for r in runs[label] if r.state == "complete"]
         names = [leader_name(number) for number in numbers]
         test_leaders(session, self.log, names, again=self.options.open_test_again)
@@ -275,7 +275,7 @@ class _Confirmation(Listener):
         self._hand_over(found)
         seed = found["leader"]["seed"]
         found["retrained"] = retrained(
-            session, plan.contender(winner), seed, wanted=self.options.retrain_on_all
+            session, plan.configuration(winner), seed, wanted=self.options.retrain_on_all
         )
         if session.switch.is_thrown:
             return self._stopped()
@@ -289,25 +289,25 @@ class _Confirmation(Listener):
     def _measure_costs(
         self, plan: Plan, runs: Mapping[str, list[Run]]
     ) -> dict[str, dict[str, Any]]:
-        """Measure one leader of each contender; equal networks are measured once."""
+        """Measure one leader of each configuration; equal networks are measured once."""
         known = {c["label"]: c["cost"] for c in self.before.get("contenders", [])}
         measured: dict[tuple[Any, ...], dict[str, Any]] = {}
         costs = {}
-        for contender in plan.contenders:
-            numbers = [r.number for r in runs[contender.label] if r.state == "complete"]
+        for configuration in plan.configurations:
+            numbers = [r.number for r in runs[configuration.label] if r.state == "complete"]
             if not numbers:
                 continue
-            network = (contender.config["model"], contender.config["width"])
-            earlier = known.get(contender.label, {})
+            network = (configuration.config["model"], configuration.config["width"])
+            earlier = known.get(configuration.label, {})
             if earlier.get("leader_parameters"):
                 names = ("parameters", "macs", "latency_ms")
                 measured.setdefault(network, {name: earlier[f"leader_{name}"] for name in names})
             if network not in measured:
                 folder = self.session.directory / leader_name(numbers[0])
                 [measured[network]] = self.session.in_worker(measure_leaders, [str(folder)])
-            costs[contender.label] = {
+            costs[configuration.label] = {
                 **measured[network],
-                "tuning_s": tuning_seconds(self.session.spec, self.home, contender),
+                "tuning_s": tuning_seconds(self.session.spec, self.home, configuration),
             }
         return costs
 

@@ -19,15 +19,15 @@ def print_findings(console: Console, found: Mapping[str, Any], directory: Path) 
         directory: Of the search, as a person would type it.
     """
     console.print(_findings_table(found))
-    for contender in found["contenders"]:
-        for run in contender["runs"]:
+    for configuration in found["contenders"]:
+        for run in configuration["runs"]:
             if run["state"] == "failed":
-                console.print(f"{contender['label']}, seed {run['seed']} failed: "
+                console.print(f"{configuration['label']}, seed {run['seed']} failed: "
                               f"{run['reason']}")  # fmt: skip
     if any(_is_clear_alone(comparison) for comparison in found["comparisons"]):
         console.print(
-            "An interval is that of one rival alone; what the winner is was corrected for all of "
-            "them, so an interval may leave out 0 within the noise"
+            "Intervals are per baseline; verdicts are corrected for all of them, so an interval "
+            "can exclude 0 although the verdict is 'within noise'"
         )
     best, floor = found["search_best"], found["noise_floor"]
     console.print(
@@ -72,15 +72,15 @@ def _findings_table(found: Mapping[str, Any]) -> Table:
     for index, heading in enumerate(columns):
         table.add_column(heading, justify="left" if index in (0, 1, 5) else "right")
     compared = {comparison["rival"]: comparison for comparison in found["comparisons"]}
-    for contender in found["contenders"]:
-        label, cost = contender["label"], contender["cost"]
+    for configuration in found["contenders"]:
+        label, cost = configuration["label"], configuration["cost"]
         is_winner = label == found["winner"]
         seconds, size = cost["training_s_per_run"], cost["leader_parameters"]
         table.add_row(
             label,
-            contender["method"],
-            spread(contender["validation"]),
-            spread(contender["test"]),
+            configuration["method"],
+            spread(configuration["validation"]),
+            spread(configuration["test"]),
             *(("", "the winner") if is_winner else _difference(compared.get(label))),
             "–" if seconds is None else f"{seconds:.1f}",
             "–" if size is None else f"{size:,}",

@@ -1,11 +1,11 @@
-"""``rivals: tuned``: every rival has its own search, in the same space with the same budget."""
+"""``rivals: tuned``: every baseline has its own search, in the same space with the same budget."""
 
 from pathlib import Path
 from typing import Any
 
 from optuna.trial import TrialState
 
-from okddip_search.confirm.plan import Contender, best_config
+from okddip_search.confirm.plan import Configuration, best_config
 from okddip_search.driver.progress import SearchConsole
 from okddip_search.driver.session import Session
 from okddip_search.driver.work import SearchAgenda
@@ -19,18 +19,18 @@ from okddip_search.study.study import open_study
 from okddip_search.study.trials import trials_in
 
 
-def tune_rivals(
+def tune_baselines(
     session: Session, home: Path, settings: ConfirmSettings
 ) -> dict[str, dict[str, Any]] | None:
-    """Search for every rival's best configuration, or go on with it.
+    """Search for every baseline's best configuration, or go on with it.
 
     Args:
         session: Of the confirmation.
-        home: Directory of the confirmation; a rival's search lies in ``tuning/METHOD``.
-        settings: Who the rivals are.
+        home: Directory of the confirmation; a baseline's search lies in ``tuning/METHOD``.
+        settings: Who the baselines are.
 
     Returns:
-        Method → configuration; none unless rivals are tuned. None where the user stopped.
+        Method → configuration; none unless baselines are tuned. None where the user stopped.
 
     Raises:
         UserError: A search was given up after failures, or completed no trial.
@@ -53,9 +53,9 @@ def tune_rivals(
     return tuned
 
 
-def tuning_seconds(spec: SearchSpec, home: Path, contender: Contender) -> float:
-    """Return the training seconds of a rival's own search; 0 where it had none."""
-    folder = home / TUNING / contender.method
-    if contender.kind != "rival" or not folder.is_dir():
+def tuning_seconds(spec: SearchSpec, home: Path, configuration: Configuration) -> float:
+    """Return the training seconds of a baseline's own search; 0 where it had none."""
+    folder = home / TUNING / configuration.method
+    if configuration.kind != "baseline" or not folder.is_dir():
         return 0.0
-    return study_seconds(open_study(folder, rival_spec(spec, contender.method)), folder)
+    return study_seconds(open_study(folder, rival_spec(spec, configuration.method)), folder)

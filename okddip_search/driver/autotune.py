@@ -175,7 +175,7 @@ def open_variants(spec: SearchSpec, *, on_gpu: bool) -> list[tuple[str, str]]:
     """Return the pairs of executor and precision that the space leaves open, the plain one first.
 
     Networks that are searched may not all be fusable: each trial then decides by rule. A CUDA graph
-    has to suit every trial, and the rivals in the confirmation.
+    has to suit every trial, and the baselines in the confirmation.
     """
 
     def options(name: str, *known: str) -> list[str]:

@@ -1,6 +1,6 @@
 """A driver at work in a search directory: images read, Ray up, MLflow told; it runs studies.
 
-A search, its rivals' own searches, its confirmation and the last training on all images are
+A search, its baselines' own searches, its confirmation and the last training on all images are
 studies that one session runs one after the other, on the same cluster, under the same lock.
 """
 

@@ -114,10 +114,10 @@ CONTENDER, SEED = "contender", "seed"
 
 @dataclass(frozen=True)
 class FixedAgenda:
-    """Runs that were all enqueued beforehand, each a contender trained with a seed.
+    """Runs that were all enqueued beforehand, each a labelled configuration with a seed.
 
     Attributes:
-        configs: By the contender's label; fields of ``TrainConfig``.
+        configs: By the configuration's label; fields of ``TrainConfig``.
         objective: What a run is worth.
         common: Fields of every run: the images, and what the machine decides (device, threads).
         max_failures: So many failed runs in a row end it.
@@ -136,12 +136,12 @@ class FixedAgenda:
         return RandomSampler(seed=number)
 
     def config(self, trial: BaseTrial) -> TrainConfig:
-        """Return the contender's configuration with the run's seed."""
+        """Return the labelled configuration with the run's seed."""
         values = self.configs[trial.user_attrs[CONTENDER]]
         return TrainConfig(**{**values, **self.common, "seed": trial.user_attrs[SEED]})
 
     def params(self, trial: BaseTrial) -> Mapping[str, Any]:
-        """Return contender, seed and method."""
+        """Return label, seed and method."""
         label = trial.user_attrs[CONTENDER]
         return {
             CONTENDER: label,

@@ -24,7 +24,7 @@ def noise_floor(confirm: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def cost(confirm: Mapping[str, Any] | None, search_s: float | None) -> dict[str, Any]:
-    """Return what training took: each contender, the search and the confirmation as a whole.
+    """Return what training took: each configuration, the search and the confirmation as a whole.
 
     Device-seconds are wall seconds times the GPUs of a run, or its cores where it has no GPU.
 
@@ -35,25 +35,25 @@ def cost(confirm: Mapping[str, Any] | None, search_s: float | None) -> dict[str,
     if confirm is None:
         return {"unit": None, "contenders": [], "search_s": search_s, "confirm_s": None,
                 "search_device_s": None, "confirm_device_s": None}  # fmt: skip
-    contenders = [_of_contender(contender) for contender in confirm["contenders"]]
+    configurations = [_of_configuration(configuration) for configuration in confirm["contenders"]]
     of_search = confirm.get("search_cost") or {}
     seconds = of_search.get("training_s", search_s)
     return {
-        "unit": "GPU" if any(c["gpus"] for c in contenders) else "core",
-        "contenders": contenders,
+        "unit": "GPU" if any(c["gpus"] for c in configurations) else "core",
+        "contenders": configurations,
         "search_s": seconds,
-        "confirm_s": _total(c["training_s"] for c in contenders),
+        "confirm_s": _total(c["training_s"] for c in configurations),
         "search_device_s": _device_seconds(seconds, of_search),
-        "confirm_device_s": _total(c["device_s"] for c in contenders),
+        "confirm_device_s": _total(c["device_s"] for c in configurations),
     }
 
 
-def _of_contender(contender: Mapping[str, Any]) -> dict[str, Any]:
-    spent = contender["cost"]
+def _of_configuration(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    spent = configuration["cost"]
     return {
-        "label": contender["label"],
-        "method": contender["method"],
-        "num_peers": contender["config"].get("num_peers"),
+        "label": configuration["label"],
+        "method": configuration["method"],
+        "num_peers": configuration["config"].get("num_peers"),
         **spent,
         "device_s": _device_seconds(spent["training_s"], spent),
         "device_s_per_run": _device_seconds(spent["training_s_per_run"], spent),
@@ -73,8 +73,8 @@ def _total(values: Any) -> float | None:
 def failed_runs(confirm: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     """Return the confirmation's failed runs with their reasons."""
     return [
-        {"contender": contender["label"], "seed": run["seed"], "reason": run["reason"]}
-        for contender in (confirm or {}).get("contenders", [])
-        for run in contender["runs"]
+        {"contender": configuration["label"], "seed": run["seed"], "reason": run["reason"]}
+        for configuration in (confirm or {}).get("contenders", [])
+        for run in configuration["runs"]
         if run["state"] == "failed"
     ]

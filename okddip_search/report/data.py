@@ -195,7 +195,7 @@ def _verdict(sources: Sources) -> dict[str, Any]:
             "candidates and proves no gain."
         )
         return {"status": "none", "sentence": sentence, "command": command}
-    runs = [run for contender in confirm["contenders"] for run in contender["runs"]]
+    runs = [run for configuration in confirm["contenders"] for run in configuration["runs"]]
     ended = sum(run["state"] in ("complete", "failed") for run in runs)
     sentence = f"Nothing is confirmed yet: {ended} of {len(runs)} confirmation runs have ended"
     if confirm["state"] == "complete":

@@ -133,7 +133,7 @@ def _other_studies(directory: Path) -> Iterator[tuple[str, Path, Params]]:
                 yield f"{TUNING}-{folder.name}", folder, lambda trial: trial.params
         if (home / JOURNAL).exists():
             plan = Plan.load(home)
-            methods = {c.label: c.method for c in plan.contenders} if plan else {}
+            methods = {c.label: c.method for c in plan.configurations} if plan else {}
             stage = f"{CONFIRM}.{index}" if index else CONFIRM
             yield stage, home, partial(_contender_params, methods)
 

@@ -88,7 +88,12 @@ def test_every_setting_is_trained_with_every_seed(confirmed):
     folder, _ = confirmed
     found = findings(folder)
     assert found["state"] == "complete"
-    assert [c["kind"] for c in found["contenders"]] == ["candidate", "paper", "rival", "rival"]
+    assert [c["kind"] for c in found["contenders"]] == [
+        "candidate",
+        "paper",
+        "baseline",
+        "baseline",
+    ]
     study = read_study(folder / NAME / "confirm")
     assert [t.state for t in study.trials] == [TrialState.COMPLETE] * LABELS * 3
     for contender in found["contenders"]:
@@ -193,7 +198,8 @@ def test_the_same_command_again_runs_nothing_and_opens_nothing(confirmed):
         (["--top", 2], "begun with other settings: top"),
         (["--methods", "single"], "begun with other settings: methods"),
         (["--methods", "singel"], "did you mean 'single'"),
-        (["--rivals", "tunded"], "one of searched, tuned"),
+        (["--baselines", "tunded"], "one of searched, tuned"),
+        (["--rivals", "tunded"], "--rivals is now called --baselines"),
         (["--seeds", 1], "in [2, 1000]"),
         (["--restart"], "--open-test-again"),
         (["--anew"], "--anew is now called --restart"),
@@ -285,10 +291,10 @@ def test_a_confirmation_can_be_restarted_and_the_earlier_one_is_kept(confirmed, 
 
 
 @pytest.mark.slow
-def test_rivals_can_have_a_search_of_their_own(searched, tmp_path):
+def test_baselines_can_have_a_search_of_their_own(searched, tmp_path):
     shutil.copytree(searched, tmp_path, dirs_exist_ok=True)
     done = run(
-        "confirm", NAME, "--rivals", "tuned", "--methods", "single", "--seeds", 2,
+        "confirm", NAME, "--baselines", "tuned", "--methods", "single", "--seeds", 2,
         "--single", "seconds", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

@@ -190,7 +190,7 @@ class TestHonesty:
     def test_verdict_is_that_of_the_confirmation(self, confirmed_dir):
         page = page_of(confirmed_dir)
         assert "Trial 1 is beaten by dml." in page.text
-        assert "Beaten by a rival" in page.text
+        assert "Beaten by a baseline" in page.text
 
     def test_a_gain_within_the_noise_is_never_shown_as_one(self, search_dir):
         confirm = make_confirm(search_dir)

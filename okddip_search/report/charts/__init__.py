@@ -173,16 +173,16 @@ def _of_confirm(data: Mapping[str, Any]) -> dict[str, Chart]:
         absent = "No comparison yet: the test set is opened once, when all runs have ended."
     return {
         "forest": Chart(
-            "The winner against each rival",
+            "The winner against each baseline",
             "Difference of the means over the same seeds, with its 95 % confidence interval. An "
             "interval that crosses 0 shows no difference.",
             of_confirm.forest(data),
             absent,
         ),
         "runs": Chart(
-            "Every run of every contender",
-            "A dot is one run; contenders share their seeds. The spread of one contender's dots "
-            "is the noise of this field.",
+            "Every run of every configuration",
+            "A dot is one run; configurations share their seeds. The spread of one configuration's "
+            "dots is the noise of this field.",
             of_confirm.runs(data),
             "No confirmation run has ended yet.",
         ),
