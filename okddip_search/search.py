@@ -1,4 +1,4 @@
-"""``run_search``: the trials of a space, the winner out, and its confirmation if asked for."""
+"""``run_search``: runs the trials of a space, exports the winner and, if asked, confirms it."""
 
 from typing import Literal
 
@@ -22,10 +22,10 @@ from okddip_search.tracking.restore import IDENTITY
 
 
 def run_search(request: Request, *, then_confirm: bool) -> int:
-    """Run a search to its end, or until it is stopped, and then what ``confirm:`` asks for.
+    """Run a search to its end, or until it is stopped, and then the confirmation if configured.
 
     Args:
-        request: What the user asked for.
+        request: The user's request.
         then_confirm: False leaves the confirmation to ``okddip-search confirm``.
 
     Returns:
@@ -37,8 +37,8 @@ def run_search(request: Request, *, then_confirm: bool) -> int:
     _require_fresh_or_resumed(request)
     if then_confirm and request.spec.confirm is not None:
         require_possible(request.spec, request.directory, ConfirmOptions())
-    go_on = f"okddip-search --resume --out {request.directory}"
-    with open_session(request, go_on) as session:
+    resume_command = f"okddip-search --resume --out {request.directory}"
+    with open_session(request, resume_command) as session:
         then_confirm = then_confirm and session.spec.confirm is not None
         code = _search(session, then_confirm)
         if code == 0 and then_confirm:

@@ -1,4 +1,4 @@
-"""The command ``okddip-search``: flags and words only; each command calls one function."""
+"""The command ``okddip-search``: options and messages only; each command calls one function."""
 
 import errno
 import io
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 REMEDIES = {
     errno.EROFS: "It is on a read-only file system: copy the search to where you may write, "
-    "and go on there.",
+    "and continue there.",
     errno.EACCES: "You may not write there: change the permissions, or copy the search.",
 }
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
@@ -48,12 +48,12 @@ DIRECTORY = click.Path(path_type=Path, file_okay=False)
 @click.option("--timeout", metavar="TIME", help="No trial starts after 8h, 90m, 30s.")
 @click.option("--name", help="Name of the search, instead of the space's.")
 @click.option("--out", type=DIRECTORY, help="Directory of the search. [default: runs/NAME]")
-@click.option("--resume", is_flag=True, help="Go on with the search in the directory.")
+@click.option("--resume", is_flag=True, help="Resume the search in the directory.")
 @click.option("--tracking-uri", metavar="URI", help="MLflow server. [default: sqlite in --out]")
 @click.option("--address", metavar="ADDR", help="Running Ray cluster. [default: this machine]")
 @click.option("--set", "sets", metavar="KEY=VALUE", multiple=True, help="Change the space file.")
-@click.option("--no-confirm", is_flag=True, help="Leave out what the space's confirm: asks for.")
-@click.option("--explain", is_flag=True, help="Print what would run, and start nothing.")
+@click.option("--no-confirm", is_flag=True, help="Skip the confirmation of the space.")
+@click.option("--explain", is_flag=True, help="Print the plan of the search without starting it.")
 @click.version_option(package_name="okddip-search")
 @click.pass_context
 def cli(
@@ -74,8 +74,8 @@ def cli(
 ) -> None:
     """Search for the best compact image classifier that online distillation can train.
 
-    A space file says what to train and what to try. Trials run in parallel on the GPUs, hopeless
-    ones are pruned, MLflow shows them, and the best configuration and network are written out.
+    A space file defines the training and the values to try. Trials run in parallel on the GPUs,
+    hopeless ones are pruned, MLflow shows them, and the best configuration and network are saved.
 
     \b
     okddip-search                                   digits on the CPU, a minute
@@ -123,7 +123,7 @@ def _resolve(
     out: Path | None,
     resume: bool,
 ) -> tuple[SearchSpec, Path]:
-    """Return the space and the directory; a resumed search keeps the space that it started with."""
+    """Return space and directory; a resumed search keeps the space that it started with."""
     if not resume:
         spec = load_space(space or "digits", sets, trials=trials, timeout=timeout, name=name)
         return _rooted(spec), out or Path("runs") / spec.name
@@ -143,7 +143,7 @@ def _resolve(
 
 
 def _rooted(spec: SearchSpec) -> SearchSpec:
-    """Make the place of the data absolute: searches are resumed, winners trained, from anywhere."""
+    """Make the location of the data absolute, so that commands work from any directory."""
     if spec.data.root is None:
         return spec
     root = str(expanded(spec.data.root).absolute())
@@ -153,12 +153,14 @@ def _rooted(spec: SearchSpec) -> SearchSpec:
 @cli.command()
 @click.argument("directory", metavar="DIR", type=DIRECTORY)
 @click.option("--seeds", type=int, help="Runs of each setting; a later call may add some.")
-@click.option("--top", type=int, help="Best configurations of the search that take part.")
+@click.option("--top", type=int, help="Number of best configurations of the search.")
 @click.option("--baselines", help="searched: the winner's optimiser settings; tuned: their own.")
 @click.option("--rivals", hidden=True)
 @click.option("--methods", metavar="A,B,…", help="Baseline methods.")
-@click.option("--single", metavar="WHAT", help="epochs, or seconds: also as long as a group.")
-@click.option("--open-test-again", is_flag=True, help="Look at the test set once more; counted.")
+@click.option(
+    "--single", metavar="UNIT", help="epochs: as many as a group; seconds: a longer run too."
+)
+@click.option("--open-test-again", is_flag=True, help="Open the test set again; this is counted.")
 @click.option("--retrain-on-all", is_flag=True, help="Train the leader on train + validation.")
 @click.option("--restart", is_flag=True, help="Set an earlier confirmation aside; choose again.")
 @click.option("--anew", is_flag=True, hidden=True)
@@ -194,7 +196,7 @@ def confirm(
     for text in sets:
         if not text.startswith(("data.", "resources.")):
             raise UserError(
-                f"--set {text}: a confirmation takes the search as it was run",
+                f"--set {text}: a confirmation keeps the settings of its search",
                 "Only data. (where the images lie) and resources. can be set; see --help.",
             )
     spec, directory = _resolve(None, sets, None, None, None, directory, True)
@@ -251,7 +253,7 @@ def ui(context: click.Context, directory: Path, port: int | None, host: str) -> 
 @click.argument("directory", metavar="DIR", type=DIRECTORY)
 @click.option("--tracking-uri", metavar="URI", help="Instead of the search's own.")
 def sync(directory: Path, tracking_uri: str | None) -> None:
-    """Deliver to MLflow what a search in DIR could not deliver while it ran."""
+    """Deliver to MLflow the records of the search in DIR that are not there yet."""
     from okddip_search.tracking.courier import sync as run_sync
 
     delivered = run_sync(directory, tracking_uri, on_trouble=lambda line: echo(line, err=True))
@@ -301,17 +303,17 @@ cli.add_command(train, "train")
 
 
 def main() -> None:
-    """Run the command; a user's mistake is told and exits 2, without a traceback."""
+    """Run the command; a user's mistake prints a message and exits 2, without a traceback."""
     protect_files()
     code = _run()
-    # All is written and closed by now. Python itself would take 2 s more to take apart what torch
-    # and MLflow have loaded, with the user waiting.
+    # Everything is written and closed by now. A regular exit would spend 2 s on unloading torch and
+    # MLflow while the user waits.
     logging.shutdown()
     try:
         sys.stdout.flush()
         sys.stderr.flush()
     except OSError:
-        code = code or 1  # nobody reads any more
+        code = code or 1  # the reader has gone
     os._exit(code)
 
 

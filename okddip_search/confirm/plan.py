@@ -182,7 +182,7 @@ def agreed_settings(
             what = ", ".join(changed) or f"seeds (from {usual.seeds} to {asked.seeds})"
             raise UserError(
                 f"the confirmation has begun with other settings: {what}",
-                "More seeds can be added; who takes part was fixed before the first run. "
+                "Seeds can be added, but the configurations were fixed before the first run. "
                 "--restart starts another confirmation.",
             )
         if known.data != prepared_data(spec):

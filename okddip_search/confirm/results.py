@@ -1,7 +1,7 @@
-"""What a confirmation found out, as one plain document: ``confirm/confirm.json``.
+"""The results of a confirmation, as one plain document: ``confirm/confirm.json``.
 
-Built anew from the plan, the study, the runs' own files and the log of test openings; the console,
-the report and MLflow all speak from this document.
+It is rebuilt each time from the plan, the study, the runs' own files and the log of test openings;
+console, report and MLflow all use this document.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ from okddip_search.study.trials import REASON, SHARE, STATES, best_trial
 
 
 def measure_leaders(leader_dirs: list[str]) -> list[dict[str, Any]]:
-    """Measure what leaders cost in use, on a CPU core of a worker.
+    """Measure the inference cost of leaders, on a CPU core of a worker.
 
     Returns:
         ``parameters``, ``macs`` and ``latency_ms`` (one image on one core) of each.
@@ -53,12 +53,12 @@ class Run:
     """One configuration with one seed.
 
     Attributes:
-        seed: Of the run.
-        number: Of its trial in the confirmation's study.
+        seed: Seed of the run.
+        number: Number of its trial in the confirmation's study.
         state: ``complete``, ``failed``, ``running`` or ``waiting``.
-        validation: What it is worth (the objective), a share; None unless complete.
-        test: Its leader's test accuracy, a share; None where the test set was not opened for it.
-        seconds: Of training, as far as it got; None where nothing is known.
+        validation: The objective, a share; None unless complete.
+        test: Its leader's test accuracy, a share; None if the test set was not opened for it.
+        seconds: Training time so far; None if unknown.
         reason: Why it failed.
     """
 
@@ -77,20 +77,20 @@ def leader_name(number: int) -> str:
 
 
 def collect_runs(
-    plan: Plan, study: optuna.Study, home: Path, tests: Mapping[str, float]
+    plan: Plan, study: optuna.Study, directory: Path, tests: Mapping[str, float]
 ) -> dict[str, list[Run]]:
     """Return every configuration's runs in the order of the seeds.
 
     Args:
-        plan: Who is confirmed.
-        study: Of the confirmation.
-        home: Its directory.
+        plan: Plan of the confirmation.
+        study: Study of the confirmation.
+        directory: Directory of the confirmation.
         tests: Test accuracies by ``leader_name``.
     """
     trials = {(t.user_attrs[CONTENDER], t.user_attrs[SEED]): t for t in study.get_trials(False)}
     return {
         configuration.label: [
-            _run(trials[configuration.label, seed], home, tests)
+            _run(trials[configuration.label, seed], directory, tests)
             for seed in plan.seeds
             if (configuration.label, seed) in trials
         ]
@@ -98,20 +98,20 @@ def collect_runs(
     }
 
 
-def _run(trial: FrozenTrial, home: Path, tests: Mapping[str, float]) -> Run:
+def _run(trial: FrozenTrial, directory: Path, tests: Mapping[str, float]) -> Run:
     return Run(
         seed=trial.user_attrs[SEED],
         number=trial.number,
         state=STATES[trial.state],
         validation=trial.value if trial.state is TrialState.COMPLETE else None,
         test=tests.get(leader_name(trial.number)),
-        seconds=training_seconds(home / TRIALS / str(trial.number)),
+        seconds=training_seconds(directory / TRIALS / str(trial.number)),
         reason=trial.user_attrs.get(REASON, ""),
     )
 
 
 def scores(runs: Sequence[Run], of: str) -> dict[int, float]:
-    """Return seed → accuracy of the runs that have one; ``of``: ``validation`` or ``test``."""
+    """Return the known accuracies by seed; ``of`` is ``validation`` or ``test``."""
     values = {run.seed: getattr(run, of) for run in runs}
     return {seed: value for seed, value in values.items() if value is not None}
 
@@ -119,8 +119,8 @@ def scores(runs: Sequence[Run], of: str) -> dict[int, float]:
 def choose_winner(plan: Plan, runs: Mapping[str, Sequence[Run]]) -> str | None:
     """Return the label of the candidate with the best mean validation accuracy.
 
-    A candidate that failed with a seed where another did not is no winner: a mean over fewer seeds
-    leaves out its worst.
+    A candidate that failed with a seed where another did not cannot win: its mean would leave out
+    its worst seed.
     """
     validation = {
         c.label: scores(runs[c.label], "validation") for c in plan.configurations if c.may_win
@@ -137,7 +137,7 @@ def baselines_of(winner: str, plan: Plan) -> list[str]:
 
 
 def best_run(runs: Sequence[Run]) -> Run | None:
-    """Return the run whose leader is handed over: the best on the validation images."""
+    """Return the run whose leader is exported: the best on the validation images."""
     complete = [run for run in runs if run.validation is not None]
     return max(complete, key=lambda run: run.validation or 0.0, default=None)
 
@@ -153,17 +153,17 @@ def compose(
     costs: Mapping[str, Mapping[str, Any]],
     openings: Sequence[Mapping[str, str]],
 ) -> dict[str, Any]:
-    """Return the findings so far; the caller adds command, times and what was retrained.
+    """Return the results so far; the caller adds command, times and the retrained leader.
 
     Args:
-        plan: Who is confirmed.
-        runs: ``collect_runs``.
-        objective: What ``validation`` means.
-        allotment: What a run occupies.
+        plan: Plan of the confirmation.
+        runs: Result of ``collect_runs``.
+        objective: The objective behind ``validation``.
+        allotment: Resources of a run.
         search: The search's study.
-        search_dir: Its directory.
-        costs: Label → leader's parameters, MACs and latency, as far as measured.
-        openings: Of the test set: time and command.
+        search_dir: Directory of the search.
+        costs: Parameters, MACs and latency of the leaders measured so far, by label.
+        openings: Time and command of each opening of the test set.
     """
     ended = all(run.state in ("complete", "failed") for some in runs.values() for run in some)
     winner = choose_winner(plan, runs) if ended else None
@@ -222,7 +222,7 @@ def _summary(known: Scores) -> dict[str, Any] | None:
 def _search_best(
     search: optuna.Study, plan: Plan, runs: Mapping[str, Sequence[Run]]
 ) -> dict[str, Any]:
-    """Set the search's best value beside what the same setting is worth over fresh seeds."""
+    """Compare the search's best value with the mean of the same setting over new seeds."""
     best = max(
         (c for c in plan.configurations if c.search_value is not None),
         key=lambda c: c.search_value or 0.0,
@@ -249,7 +249,7 @@ def _search_cost(search: optuna.Study, search_dir: Path) -> dict[str, Any]:
 
 
 def _judgement(plan: Plan, runs: Mapping[str, Sequence[Run]], winner: str | None) -> dict[str, Any]:
-    """Compare on the test set, if it was opened; until then there is no verdict."""
+    """Compare on the test set if it was opened; there is no verdict before that."""
     nothing: dict[str, Any] = {
         "noise_floor": None,
         "comparisons": [],
@@ -269,7 +269,7 @@ def _judgement(plan: Plan, runs: Mapping[str, Sequence[Run]], winner: str | None
     floor = noise_floor(winner, tests[winner], "test")
     return {
         "noise_floor": _stored(floor) if floor else None,
-        "comparisons": [{**_stored(c), "of": "test", "words": c.words} for c in comparisons],
+        "comparisons": [{**_stored(c), "of": "test", "words": c.describe()} for c in comparisons],
         "verdict": asdict(verdict(name_in_words(winner), comparisons)),
         "leader": leader,
     }
@@ -284,5 +284,5 @@ def _stored(record: Comparison | NoiseFloor) -> dict[str, Any]:
 
 
 def name_in_words(label: str) -> str:
-    """Return how a configuration is called in a sentence."""
+    """Return the name of a configuration in a sentence."""
     return f"the {label}" if label == PAPER else label

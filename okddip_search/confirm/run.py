@@ -27,7 +27,7 @@ from okddip_search.confirm.results import (
     measure_leaders,
 )
 from okddip_search.confirm.retrain import retrained
-from okddip_search.confirm.summary import print_findings
+from okddip_search.confirm.summary import print_results
 from okddip_search.confirm.test_set import (
     known_tests,
     opened_so_far,
@@ -42,7 +42,7 @@ from okddip_search.driver.progress import SearchConsole
 from okddip_search.driver.session import Session, open_session
 from okddip_search.driver.work import CONTENDER, SEED, FixedAgenda
 from okddip_search.errors import UserError
-from okddip_search.export import hand_over
+from okddip_search.export import export_run
 from okddip_search.formatting import percent, spread
 from okddip_search.layout import BEST, CONFIRM, CONFIRMATION, OPENINGS, TRIALS
 from okddip_search.masking import masked
@@ -74,26 +74,26 @@ class ConfirmOptions:
 
 
 def run_confirm(request: Request, options: ConfirmOptions) -> int:
-    """Confirm a finished search in a session of its own.
+    """Confirm a finished search, in a new session.
 
     Returns:
         The exit code: 0 done, 1 stopped by failures, 130 stopped by a signal.
 
     Raises:
-        UserError: There is nothing to confirm, or it cannot be carried out as asked.
+        UserError: There is nothing to confirm, or the request cannot be carried out.
     """
     require_possible(request.spec, request.directory, options)
-    with open_session(request, _how_to_go_on(request, options)) as session:
+    with open_session(request, _resume_command(request, options)) as session:
         if options.restart:
             _set_aside(session.directory / CONFIRM)
         return _Confirmation(session, options).run()
 
 
 def require_possible(spec: SearchSpec, directory: Path, options: ConfirmOptions) -> None:
-    """Refuse in a second what would be refused after hours of training.
+    """Check at once what would otherwise fail after hours of training.
 
     Raises:
-        UserError: There is no test set, or settings or flags do not fit what has begun.
+        UserError: There is no test set, or settings or flags do not fit the confirmation so far.
     """
     require_test_set(spec.data)
     known = None if options.restart else Plan.load(directory / CONFIRM)
@@ -104,22 +104,22 @@ def require_possible(spec: SearchSpec, directory: Path, options: ConfirmOptions)
 
 def confirm(session: Session) -> int:
     """Confirm a search that has just ended; the exit code is that of ``run_confirm``."""
-    session.switch.how_to_go_on = _how_to_go_on(session.request, ConfirmOptions())
+    session.switch.resume_command = _resume_command(session.request, ConfirmOptions())
     return _Confirmation(session, ConfirmOptions()).run()
 
 
-def _how_to_go_on(request: Request, options: ConfirmOptions) -> str:
-    """Return the command that goes on; the settings are in the plan by then."""
+def _resume_command(request: Request, options: ConfirmOptions) -> str:
+    """Return the command that resumes; the settings are in the plan by then."""
     flags = " --open-test-again" if options.open_test_again else ""
     flags += " --retrain-on-all" if options.retrain_on_all else ""
     return f"okddip-search confirm {request.directory}{flags}"
 
 
-def _set_aside(home: Path) -> None:
-    """Rename an earlier confirmation to ``confirm.1``, ``confirm.2``, …; nothing of it is lost."""
-    if home.exists():
-        number = next(n for n in itertools.count(1) if not home.with_suffix(f".{n}").exists())
-        home.rename(home.with_suffix(f".{number}"))
+def _set_aside(directory: Path) -> None:
+    """Rename an earlier confirmation to ``confirm.1``, ``confirm.2`` and so on."""
+    if directory.exists():
+        number = next(n for n in itertools.count(1) if not directory.with_suffix(f".{n}").exists())
+        directory.rename(directory.with_suffix(f".{number}"))
 
 
 class _Confirmation(Listener):
@@ -131,16 +131,16 @@ class _Confirmation(Listener):
     def __init__(self, session: Session, options: ConfirmOptions) -> None:
         self.session = session
         self.options = options
-        self.home = session.directory / CONFIRM
+        self.directory = session.directory / CONFIRM
         self.log = session.directory / OPENINGS
         earlier = len(list(session.directory.glob(f"{CONFIRM}.*")))
         self.stage = session.tracker.stage(f"confirm.{earlier}" if earlier else "confirm")
         self.search = open_study(session.directory, session.spec)
-        self.before = self._load_findings()
+        self.before = self._load_results()
         self.started = self.before.get("started") or datetime.now(UTC).isoformat()
         self.costs: dict[str, dict[str, Any]] = {}
-        self.plan = Plan.load(self.home)
-        self.study = open_fixed_study(self.home, CONFIRM, [])
+        self.plan = Plan.load(self.directory)
+        self.study = open_fixed_study(self.directory, CONFIRM, [])
 
     def run(self) -> int:
         session = self.session
@@ -153,8 +153,8 @@ class _Confirmation(Listener):
         if plan is None or session.switch.is_thrown:
             return self._stopped()
         if lost := self._lost(plan):
-            session.say(f"{lost} runs died with their workers. Try them once more with the same "
-                        "command; then the confirmation goes on without them.")  # fmt: skip
+            session.say(f"{lost} runs died with their workers. The same command retries them "
+                        "once; after that the confirmation continues without them.")  # fmt: skip
             session.tracker.search_ended("FAILED", {}, [])
             try_report(session.directory, session.say)
             return 1
@@ -166,10 +166,10 @@ class _Confirmation(Listener):
     def _stopped(self) -> int:
         self.session.tracker.search_ended("KILLED", {}, [])
         try_report(self.session.directory, self.session.say)
-        self.session.say(f"Stopped. Go on with:  {self.session.switch.how_to_go_on}")
+        self.session.say(f"Stopped. Resume with:  {self.session.switch.resume_command}")
         return 130
 
-    # Who takes part
+    # Plan
 
     def _chosen(self) -> Plan | None:
         """Return the plan with its configurations; None if the user stopped a baseline's search."""
@@ -179,17 +179,17 @@ class _Confirmation(Listener):
         if len(plan.seeds) != settings.seeds:
             if opened_so_far(self.log):
                 self.session.say(
-                    "Seeds that are added after a look make a lucky verdict more likely: the "
-                    "error rate of 5 % is for a number of seeds fixed beforehand (docs/confirm.md)"
+                    "Adding seeds after a look makes a lucky verdict more likely: the error rate "
+                    "of 5 % holds for a number of seeds fixed beforehand (docs/confirm.md)"
                 )
             plan = plan.with_seeds(settings.seeds)
-        plan.save(self.home)
+        plan.save(self.directory)
         if not plan.configurations:
-            tuned = tune_baselines(self.session, self.home, settings)
+            tuned = tune_baselines(self.session, self.directory, settings)
             if tuned is None:
                 return None
             plan = choose(plan, spec, self.search, tuned)
-            plan.save(self.home)
+            plan.save(self.directory)
         return plan
 
     # Training
@@ -210,15 +210,15 @@ class _Confirmation(Listener):
             self.session.say("no longer run of single: it takes no part, or a time is unknown")
             return plan
         plan = plan.with_configuration(longer)
-        plan.save(self.home)
+        plan.save(self.directory)
         self._train(plan)
         return plan
 
     def _train(self, plan: Plan) -> None:
         session, self.plan = self.session, plan
-        # Seed by seed, so that what a stopped confirmation has can be compared in pairs.
+        # Seed by seed, so that the runs of a stopped confirmation can be compared in pairs.
         wanted = [{CONTENDER: c.label, SEED: s} for s in plan.seeds for c in plan.configurations]
-        self.study = open_fixed_study(self.home, CONFIRM, wanted)
+        self.study = open_fixed_study(self.directory, CONFIRM, wanted)
         total = len(self.study.get_trials(deepcopy=False))
         to_go = total - len(trials_in(self.study, *ENDED))
         if to_go:
@@ -233,7 +233,9 @@ class _Confirmation(Listener):
         )
         epochs = max(int(config["epochs"]) for config in configs.values())
         screen = SearchConsole(session.terminal, CONFIRM, total, epochs, total - to_go, noun="run")
-        bridge = session.run_study(self.study, agenda, self.home, screen, self.stage, keeper=self)
+        bridge = session.run_study(
+            self.study, agenda, self.directory, screen, self.stage, keeper=self
+        )
         if bridge.abort_reason:
             raise UserError(
                 f"the confirmation was given up: {bridge.abort_reason}",
@@ -248,15 +250,15 @@ class _Confirmation(Listener):
     def _runs(self, plan: Plan) -> dict[str, list[Run]]:
         complete = trials_in(self.study, TrialState.COMPLETE)
         tests = known_tests(self.log, [leader_name(trial.number) for trial in complete])
-        return collect_runs(plan, self.study, self.home, tests)
+        return collect_runs(plan, self.study, self.directory, tests)
 
     def _lost(self, plan: Plan) -> int:
-        """Return how many runs died with their worker and were not tried once more."""
+        """Return how many runs died with their worker and were not retried."""
         wanted = [{CONTENDER: c.label, SEED: s} for s in plan.seeds for c in plan.configurations]
         tries = [runs_with(self.study, attributes) for attributes in wanted]
         return sum(len(some) == 1 and died(some[0]) for some in tries)
 
-    # The end
+    # Test set and verdict
 
     def _conclude(self, plan: Plan) -> int:
         session = self.session
@@ -272,7 +274,7 @@ class _Confirmation(Listener):
             return self._stopped()
         self.costs = self._measure_costs(plan, runs)
         found = self._compose(plan)
-        self._hand_over(found)
+        self._export_winner(found)
         seed = found["leader"]["seed"]
         found["retrained"] = retrained(
             session, plan.configuration(winner), seed, wanted=self.options.retrain_on_all
@@ -280,9 +282,13 @@ class _Confirmation(Listener):
         if session.switch.is_thrown:
             return self._stopped()
         self._write(found, "complete")
-        print_findings(session.terminal, found, session.shown)
+        print_results(session.terminal, found, session.shown)
         report = try_report(session.directory, session.say)
-        artifacts = [self.home / CONFIRMATION, self.home / BEST, *([report] if report else [])]
+        artifacts = [
+            self.directory / CONFIRMATION,
+            self.directory / BEST,
+            *([report] if report else []),
+        ]
         session.tracker.confirmation_ended(found, self.stage, artifacts)
         return 0
 
@@ -307,11 +313,11 @@ class _Confirmation(Listener):
                 [measured[network]] = self.session.in_worker(measure_leaders, [str(folder)])
             costs[configuration.label] = {
                 **measured[network],
-                "tuning_s": tuning_seconds(self.session.spec, self.home, configuration),
+                "tuning_s": tuning_seconds(self.session.spec, self.directory, configuration),
             }
         return costs
 
-    def _hand_over(self, found: Mapping[str, Any]) -> None:
+    def _export_winner(self, found: Mapping[str, Any]) -> None:
         leader, seeds = found["leader"], len(found["seeds"])
         winner = next(c for c in found["contenders"] if c["label"] == found["winner"])
         lines = [
@@ -322,9 +328,9 @@ class _Confirmation(Listener):
             f"({percent(leader['validation'])}): expect the mean.",
             *([found["verdict"]["sentence"]] if found["verdict"] else []),
         ]
-        hand_over(self.home / TRIALS / str(leader["number"]), self.home, lines)
+        export_run(self.directory / TRIALS / str(leader["number"]), self.directory, lines)
 
-    # What is told
+    # Results on disk
 
     def _compose(self, plan: Plan) -> dict[str, Any]:
         session = self.session
@@ -345,14 +351,14 @@ class _Confirmation(Listener):
         found["started"] = self.started
         found["ended"] = datetime.now(UTC).isoformat() if state == "complete" else None
         found.setdefault("retrained", None)
-        if state == "running":  # a verdict on some of the seeds is none
+        if state == "running":  # no verdict on only some of the seeds
             found |= {"comparisons": [], "verdict": None}
-        write_json(self.home / CONFIRMATION, found)
+        write_json(self.directory / CONFIRMATION, found)
 
-    def _load_findings(self) -> dict[str, Any]:
-        """Return what an earlier call found; nothing where it is damaged: all is found anew."""
+    def _load_results(self) -> dict[str, Any]:
+        """Return the results of an earlier call, or nothing if they are damaged or unknown."""
         try:
-            found = read_json(self.home / CONFIRMATION)
+            found = read_json(self.directory / CONFIRMATION)
         except (OSError, ValueError):
             return {}
         is_ours = isinstance(found, dict) and found.get("format") == FORMAT

@@ -18,19 +18,19 @@ from scipy import special, stats
 from okddip_search.formatting import points
 
 LEVEL = 0.05
-"""Accepted rate of false findings in a whole confirm, and of intervals that miss the truth."""
+"""Accepted rate of false positives in a confirmation, and of intervals that miss the truth."""
 POWER = 0.8
-"""How surely ``seeds_needed`` seeds would show a difference as large as the one seen."""
+"""Probability that ``seeds_needed`` seeds show a difference as large as the observed one."""
 MAX_SEEDS = 1000
 MIN_SEEDS_FOR_T = 5
 RESAMPLES = 2000
 SEED = 0
 NO_NOISE = 1e-9
-"""Standard deviations below it are rounding: accuracies are multiples of 1 / images."""
+"""Standard deviations below this are rounding errors: accuracies are multiples of 1 / images."""
 
 Scores = Mapping[int, float]
 """Seed to accuracy, a share."""
-Finding = Literal["better", "worse", "within noise"]
+Outcome = Literal["better", "worse", "within noise"]
 Status = Literal["confirmed", "partly", "unconfirmed", "beaten"]
 Method = Literal["paired t", "bootstrap", "none"]
 
@@ -70,12 +70,12 @@ class Comparison:
             noise is unknown: fewer than two seeds, or the same difference at each of them.
         high: Its upper end.
         p_value: Two-sided, for this baseline alone.
-        p_adjusted: For all baselines and candidates together; the verdict is judged by it.
-        method: Where interval and p-value come from.
-        n: Common seeds.
-        verdict: What is true of the winner, at an error rate of 5 % for all baselines together.
+        p_adjusted: Corrected for all baselines and candidates; the basis of the verdict.
+        method: Origin of interval and p-value.
+        n: Number of common seeds.
+        verdict: Of the winner, at an error rate of 5 % for all baselines together.
         seeds_needed: Seeds that would show this difference with 80 % probability, if it is real;
-            None where it is shown already, nothing is known, or it would take more than 1,000.
+            None if it is shown already, if nothing is known, or above 1,000.
     """
 
     baseline: str
@@ -89,12 +89,11 @@ class Comparison:
     p_adjusted: float = 1.0
     method: Method = "none"
     n: int = 0
-    verdict: Finding = "within noise"
+    verdict: Outcome = "within noise"
     seeds_needed: int | None = None
 
-    @property
-    def words(self) -> str:
-        """The finding in words and numbers, in percentage points."""
+    def describe(self) -> str:
+        """Return verdict and numbers, in percentage points."""
         if self.verdict != "within noise":
             return f"{self.verdict}: {self.numbers}"
         alone = ", too little for so many comparisons" if self.p_value <= LEVEL else ""
@@ -113,7 +112,7 @@ class Comparison:
 
     @property
     def needs(self) -> str:
-        """How many seeds would tell, in words."""
+        """Number of seeds that would settle the question, in words."""
         if self.seeds_needed is not None:
             return f"needs about {self.seeds_needed} seeds"
         if self.low is None:
@@ -123,7 +122,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the whole confirm phase says of the winner."""
+    """The overall result for the winner."""
 
     sentence: str
     status: Status
@@ -146,7 +145,7 @@ def summary(scores: Scores) -> Summary:
 def noise_floor(
     configuration: str, scores: Scores, of: Literal["test", "validation"]
 ) -> NoiseFloor | None:
-    """Return how much one setting varies over seeds; None for fewer than two.
+    """Return the spread of one setting over seeds; None for fewer than two.
 
     The interval is that of normal noise: ``(n − 1) sd² / σ²`` is chi-square distributed.
     """
@@ -175,8 +174,8 @@ def compare(
 ) -> list[Comparison]:
     """Judge the winner's paired differences to its baselines.
 
-    From 5 seeds a paired t-test; below, where a pair alone says next to nothing of its noise, a
-    bootstrap that also learns it from the other configurations. p-values are corrected for the
+    With 5 seeds or more by a paired t-test; with fewer, where a pair alone says little about its
+    noise, by a bootstrap that also uses the other configurations. p-values are corrected for the
     number of baselines (Holm 1979) and for the choice of the winner among ``num_candidates``.
 
     Args:
@@ -190,7 +189,7 @@ def compare(
     """
     pairs = [_pair(winner, baseline, scores) for baseline in baselines]
     adjusted = adjust([pair.p_value for pair in pairs], num_candidates)
-    # More seeds have to settle those that are open now, the others no longer count.
+    # Additional seeds only have to settle the comparisons that are still open.
     level = LEVEL / _luck(num_candidates) / max(1, sum(p > LEVEL for p in adjusted))
     return [_judged(pair, p, level) for pair, p in zip(pairs, adjusted, strict=True)]
 
@@ -205,11 +204,12 @@ def adjust(p_values: Sequence[float], num_candidates: int) -> list[float]:
 
 
 def _luck(num_candidates: int) -> float:
-    """Return what p-values are multiplied by because the best of some candidates was taken.
+    """Return the factor on p-values that corrects for choosing the best of several candidates.
 
-    Whichever is taken, a false "better" is one of ``num_candidates`` chances, each half of a
-    two-sided error: times half their number keeps the sum at the level, however closely a run's
-    validation and test accuracy go together (Bonferroni). Luck never makes the winner look worse.
+    Whichever is chosen, a false "better" has ``num_candidates`` chances, each half of a two-sided
+    error. Half their number as a factor keeps the sum at the level, however strongly a run's
+    validation and test accuracy are correlated (Bonferroni). Luck never makes the winner look
+    worse.
     """
     return max(1.0, num_candidates / 2)
 
@@ -223,14 +223,14 @@ def _pair(winner: str, baseline: str, scores: Mapping[str, Scores]) -> Compariso
     pair_2N = np.array([[scores[label][seed] for seed in seeds] for label in (winner, baseline)])
     winner_mean, baseline_mean = (float(mean) for mean in pair_2N.mean(axis=1))
     difference = winner_mean - baseline_mean
-    # Below 5 seeds, everybody who has finished all seeds of the pair tells something of the noise.
+    # Below 5 seeds, all configurations that have finished the pair's seeds help estimate the noise.
     others = [s for label, s in scores.items() if label not in (winner, baseline)]
     others = [s for s in others if s.keys() >= set(seeds)] if n < MIN_SEEDS_FOR_T else []
     block_KN = np.vstack([pair_2N, *([s[seed] for seed in seeds] for s in others)])
     sd = float(_noise(_differences(block_KN))[0]) if n > 1 else 0.0
     seen = Comparison(baseline, winner_mean, baseline_mean, difference, n=n)
     if sd < NO_NOISE:
-        # Only the signs are left to judge by: two-sided, all n alike have probability 2^(1 − n).
+        # Only the signs are informative: two-sided, all n equal have probability 2^(1 − n).
         return replace(seen, p_value=0.5 ** (n - 1) if abs(difference) > NO_NOISE else 1.0)
     error = sd / n**0.5
     if others:
@@ -260,7 +260,7 @@ def _noise(differences: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return each pair's noise: (pairs, seeds, …) to (pairs, …), standard deviations.
 
     Half the variance is the pair's own, half the mean over all pairs: a moderated variance (Smyth
-    2004) whose prior weighs as much as the data. Of a single pair it is simply its own.
+    2004) whose prior weighs as much as the data. For a single pair, it is the pair's own variance.
     """
     variance = differences.var(axis=1, ddof=1)
     moderated: NDArray[np.float64] = (variance + variance.mean(axis=0)) / 2
@@ -269,10 +269,10 @@ def _noise(differences: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=8)  # all baselines of a confirm ask for the same
 def _bootstrap(rows: tuple[tuple[float, ...], ...]) -> NDArray[np.float64]:
-    """Return what ``|mean difference| / error`` is by chance, when all configurations are alike.
+    """Return values of ``|mean difference| / error`` by chance, if all configurations are equal.
 
-    A studentised bootstrap (Efron and Tibshirani 1993) of the residuals, those that a mean of each
-    configuration and of each seed leave. Scale cancels out: the residuals need no inflation.
+    A studentised bootstrap (Efron and Tibshirani 1993) of the residuals after subtracting the means
+    of each configuration and each seed. Scale cancels out, so the residuals need no inflation.
 
     Args:
         rows: One per configuration, with one accuracy per seed; at least three rows.
@@ -283,14 +283,14 @@ def _bootstrap(rows: tuple[tuple[float, ...], ...]) -> NDArray[np.float64]:
     drawn = np.random.default_rng(SEED).choice(residuals, (*scores_KN.shape, RESAMPLES))
     differences = _differences(drawn)
     error = _noise(differences) / scores_KN.shape[1] ** 0.5
-    varied = error > NO_NOISE  # without noise, the real scores are not judged in this way either
+    varied = error > NO_NOISE  # real scores without noise are not judged in this way either
     ratios: NDArray[np.float64] = np.abs(differences.mean(axis=1))[varied] / error[varied]
     return ratios
 
 
 def _judged(pair: Comparison, p_adjusted: float, level: float) -> Comparison:
     """Add the verdict; ``level`` is the test level for baselines that are still undecided."""
-    found: Finding = "within noise"
+    found: Outcome = "within noise"
     seeds = None
     if p_adjusted <= LEVEL:
         found = "better" if pair.difference and pair.difference > 0 else "worse"
@@ -311,7 +311,7 @@ def seeds_needed(effect: float, level: float = LEVEL) -> int | None:
     """
 
     def power(n: int) -> float:
-        # A significant difference of the wrong sign is left out: next to never at this power.
+        # A significant difference of the wrong sign is ignored: it hardly occurs at this power.
         critical = special.stdtrit(n - 1, 1 - level / 2)
         return 1 - float(special.nctdtr(n - 1, abs(effect) * n**0.5, critical))
 
@@ -320,10 +320,10 @@ def seeds_needed(effect: float, level: float = LEVEL) -> int | None:
 
 
 def verdict(winner_words: str, comparisons: Sequence[Comparison]) -> Verdict:
-    """Say in one sentence what came out; a gain inside the noise is never one.
+    """Return the overall result in one sentence; a gain inside the noise is never called one.
 
     Args:
-        winner_words: What to call the winner, for example ``trial 7``.
+        winner_words: Name of the winner, for example ``trial 7``.
         comparisons: One per baseline.
     """
     if not comparisons:
@@ -342,16 +342,16 @@ def verdict(winner_words: str, comparisons: Sequence[Comparison]) -> Verdict:
     return Verdict(sentence, status, status == "confirmed")
 
 
-_STATUS: dict[Finding, Status] = {
+_STATUS: dict[Outcome, Status] = {
     "worse": "beaten",
     "better": "partly",
     "within noise": "unconfirmed",
 }
-"""What a finding makes of the whole, the gravest first."""
+"""Overall status that an outcome implies, the gravest first."""
 
 
 def _named(some: Sequence[Comparison], total: int) -> str:
-    """Name baselines of one finding, with numbers; of more than two, only the closest call."""
+    """Name the baselines of one outcome, with numbers; of more than two, only the closest call."""
     in_noise = some[0].verdict == "within noise"
     whole = len(some) == total
     count = f"all {total} baselines" if whole else f"{len(some)} {'other ' * in_noise}baselines"

@@ -1,4 +1,4 @@
-"""What a confirmation found, in words."""
+"""The results of a confirmation, as text on the terminal."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,15 +10,15 @@ from rich.table import Table
 from okddip_search.formatting import percent, points, spread
 
 
-def print_findings(console: Console, found: Mapping[str, Any], directory: Path) -> None:
-    """Print what a confirmation found out; the verdict comes last.
+def print_results(console: Console, found: Mapping[str, Any], directory: Path) -> None:
+    """Print the results of a confirmation; the verdict comes last.
 
     Args:
-        console: Where to.
-        found: The document of ``confirm/confirm.json``.
-        directory: Of the search, as a person would type it.
+        console: Console to print to.
+        found: The content of ``confirm/confirm.json``.
+        directory: Directory of the search, as the user would type it.
     """
-    console.print(_findings_table(found))
+    console.print(_results_table(found))
     for configuration in found["contenders"]:
         for run in configuration["runs"]:
             if run["state"] == "failed":
@@ -45,7 +45,7 @@ def print_findings(console: Console, found: Mapping[str, Any], directory: Path) 
     )
     if not best["is_still_best"]:
         console.print(
-            f"The search has gone on since: this is of its first {found['search_trials']} trials"
+            f"The search has continued since: this covers its first {found['search_trials']} trials"
         )
     leader = found["leader"]
     final = "retrained on train + validation" if found["retrained"] else f"seed {leader['seed']}"
@@ -58,7 +58,7 @@ def print_findings(console: Console, found: Mapping[str, Any], directory: Path) 
         console.print(f"Verdict: {found['verdict']['sentence']}", style="bold")
 
 
-def _findings_table(found: Mapping[str, Any]) -> Table:
+def _results_table(found: Mapping[str, Any]) -> Table:
     table = Table(
         box=None,
         pad_edge=False,

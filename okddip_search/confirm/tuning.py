@@ -20,17 +20,17 @@ from okddip_search.study.trials import trials_in
 
 
 def tune_baselines(
-    session: Session, home: Path, settings: ConfirmSettings
+    session: Session, directory: Path, settings: ConfirmSettings
 ) -> dict[str, dict[str, Any]] | None:
-    """Search for every baseline's best configuration, or go on with it.
+    """Search for every baseline's best configuration, or resume these searches.
 
     Args:
-        session: Of the confirmation.
-        home: Directory of the confirmation; a baseline's search lies in ``tuning/METHOD``.
-        settings: Who the baselines are.
+        session: Session of the confirmation.
+        directory: Directory of the confirmation; a baseline's search is in ``tuning/METHOD``.
+        settings: Settings of the confirmation, with its baselines.
 
     Returns:
-        Method → configuration; none unless baselines are tuned. None where the user stopped.
+        Configurations by method, empty unless baselines are tuned; None if the user stopped.
 
     Raises:
         UserError: A search was given up after failures, or completed no trial.
@@ -38,13 +38,15 @@ def tune_baselines(
     tuned: dict[str, dict[str, Any]] = {}
     for method in settings.methods if settings.rivals == "tuned" else ():
         spec = rival_spec(session.spec, method)
-        study = open_study(home / TUNING / method, spec)
+        study = open_study(directory / TUNING / method, spec)
         finished = len(trials_in(study, TrialState.COMPLETE, TrialState.PRUNED))
         screen = SearchConsole(
             session.terminal, f"tuning {method}", spec.study.trials, spec.max_epochs, finished
         )
         stage = session.tracker.stage(f"{TUNING}-{method}")
-        bridge = session.run_study(study, SearchAgenda(spec), home / TUNING / method, screen, stage)
+        bridge = session.run_study(
+            study, SearchAgenda(spec), directory / TUNING / method, screen, stage
+        )
         if session.switch.is_thrown:
             return None
         if bridge.abort_reason:
@@ -53,9 +55,9 @@ def tune_baselines(
     return tuned
 
 
-def tuning_seconds(spec: SearchSpec, home: Path, configuration: Configuration) -> float:
-    """Return the training seconds of a baseline's own search; 0 where it had none."""
-    folder = home / TUNING / configuration.method
+def tuning_seconds(spec: SearchSpec, directory: Path, configuration: Configuration) -> float:
+    """Return the training seconds of a baseline's own search; 0 if it had none."""
+    folder = directory / TUNING / configuration.method
     if configuration.kind != "baseline" or not folder.is_dir():
         return 0.0
     return study_seconds(open_study(folder, rival_spec(spec, configuration.method)), folder)

@@ -1,4 +1,4 @@
-"""What a session settles before its first trial."""
+"""Preparation of a session before its first trial: images, resources, timings."""
 
 import dataclasses
 import logging
@@ -26,12 +26,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for.
+    """The user's request.
 
     Attributes:
         spec: The checked space.
         directory: Of the search.
-        resume: Whether to go on with the search that is there.
+        resume: Whether to resume the search in the directory.
         gpus: ``--gpus``; None: all visible, 0: CPU.
         tracking_uri: Of an MLflow server; None: sqlite in the directory.
         address: Of a running Ray cluster; None: a private one on this machine.
@@ -48,13 +48,13 @@ class Request:
 
 
 def load_data(spec: SearchSpec, directory: Path, terminal: Console) -> DevelopmentData:
-    """Read the images that trials may see, and say which were left out."""
+    """Read the training and validation images, and report how many were skipped."""
     try:
         data = load_development_data(spec.data, cache_dir=directory.resolve())
     except DataError as error:
         raise UserError(f"data: {error}") from None
     if data.left_out:
-        left_out = f"{data.left_out} images cannot be decoded and are left out; their names: "
+        left_out = f"{data.left_out} images cannot be decoded and are skipped; their names: "
         terminal.print(f"{left_out}{directory}/corrupt-train.txt", soft_wrap=True)
     return data
 
@@ -62,17 +62,17 @@ def load_data(spec: SearchSpec, directory: Path, terminal: Console) -> Developme
 def settle(
     request: Request, nodes: Sequence[Node], data: DevelopmentData, stop: StopSwitch
 ) -> tuple[SearchSpec, Allotment, Speed]:
-    """Return the spec and the shares as they will be run; what is left to the machine is timed."""
+    """Return the spec and the resources of its trials, with ``auto`` resolved by timing."""
     spec, resources = request.spec, request.spec.resources
     images = data.train
     shape = (images.channels, *images.size, images.num_classes)
     allotment = allot(resources, nodes, asked_gpus=request.gpus)
-    _as_run(spec, allotment)  # a mistake is told before anything is timed
+    _as_run(spec, allotment)  # reports a mistake before anything is timed
     node_cpus = max(node.cpus for node in nodes)
     ask = partial(call_in_worker, stop)
     try:
         speed = find_speed(spec, allotment, shape, node_cpus, request.directory, ask)
-    except RayError:  # trials that decide by rule are better than none, and tell what is wrong
+    except RayError:  # trials that decide by rule are better than none, and show the error
         logger.exception("timing")
         speed = Speed()
     allotment = allot(speed.share(resources), nodes, asked_gpus=request.gpus)
@@ -80,7 +80,7 @@ def settle(
 
 
 def _as_run(spec: SearchSpec, allotment: Allotment) -> SearchSpec:
-    """Return the spec with what the machine decides; a value in the space file wins.
+    """Return the spec with device and threads filled in; values in the space file take precedence.
 
     Raises:
         UserError: The space wants CUDA and its trials get no GPU, or more threads than cores.
@@ -93,16 +93,16 @@ def _as_run(spec: SearchSpec, allotment: Allotment) -> SearchSpec:
     if spec.trainer.get("num_threads", 0) > allotment.threads_per_trial:
         raise UserError(
             f"trainer.num_threads is {spec.trainer['num_threads']}, but a trial has "
-            f"{allotment.cpus_per_trial:g} cores: threads that wait for each other cost a multiple",
+            f"{allotment.cpus_per_trial:g} cores: more threads than cores are several times slower",
             "Leave trainer.num_threads out, or raise resources.cpus_per_trial.",
         )
     if (spec.data.workers or 0) > allotment.cpus_per_trial:
         raise UserError(
             f"data.workers is {spec.data.workers}, but a trial has {allotment.cpus_per_trial:g} "
-            "cores: processes that wait for each other decode no faster",
+            "cores: more processes than cores decode no faster",
             "Leave data.workers out, or raise resources.cpus_per_trial.",
         )
     here: dict[str, Any] = {"num_threads": allotment.threads_per_trial}
-    # Said outright: a worker that has lost its GPU must fail, not train on the CPU for days.
+    # Explicit, so that a worker that has lost its GPU fails instead of training on the CPU.
     here["device"] = "cuda" if allotment.gpus_per_trial > 0 else "cpu"
     return dataclasses.replace(spec, trainer={**here, **spec.trainer})

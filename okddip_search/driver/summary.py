@@ -1,4 +1,4 @@
-"""What a search and a confirmation say at their end: tables, the winner, next steps."""
+"""The output at the end of a search: table of trials, the winner, next steps."""
 
 import math
 from pathlib import Path
@@ -27,12 +27,12 @@ def print_result(
     """Print how the search ended.
 
     Args:
-        console: Where to.
-        spec: The search.
-        directory: Of the search, as a person would type it.
-        bridge: It says why the search ended, and has the study.
-        num_validation: Validation images, for the size of the noise.
-        with_next_steps: Whether to say what can be done now.
+        console: Console to print to.
+        spec: Space of the search.
+        directory: Directory of the search, as the user would type it.
+        bridge: Has the study, and the reason why the search ended.
+        num_validation: Number of validation images, for the standard error.
+        with_next_steps: Whether to suggest the next commands.
     """
     study = bridge.study
     trials = study.get_trials(deepcopy=False)
@@ -55,7 +55,7 @@ def print_result(
     else:
         _print_winner(console, spec, best, paper_trial(trials), num_validation)
     if bridge.interrupted:
-        console.print(f"Stopped. Go on with:  okddip-search --resume --out {directory}")
+        console.print(f"Stopped. Resume with:  okddip-search --resume --out {directory}")
     elif best is not None and with_next_steps:
         console.print(
             f"Next:  okddip-search ui {directory}\n"
@@ -107,22 +107,22 @@ def _print_winner(
     if paper.number == best.number:
         console.print("It was enqueued first: the paper's own setting in the bundled spaces.")
         return
-    told = (
+    text = (
         f"Enqueued first (the paper's own setting in the bundled spaces): trial {paper.number}, "
         f"{percent(paper.value)}"
     )
     if paper.state is TrialState.PRUNED:
-        console.print(f"{told} when it was pruned after {len(paper.intermediate_values)} epochs")
+        console.print(f"{text} when it was pruned after {len(paper.intermediate_values)} epochs")
         return
-    console.print(told)
+    console.print(text)
     console.print(_significance(best.value or 0.0, paper.value, num_validation))
 
 
 def _significance(best: float, paper: float, count: int) -> str:
-    """Say what the difference of two single runs is worth.
+    """Judge the difference of two single runs, in one line.
 
-    The standard error is that of two shares over ``count`` images each; seeds add to it, and so
-    does having picked the best of many trials, so it is the least there can be.
+    The standard error is that of two shares over ``count`` images each. It is a lower bound: seeds
+    add to it, and so does the choice of the best of many trials.
     """
     error = math.sqrt((best * (1 - best) + paper * (1 - paper)) / count)
     verdict = "within noise" if best - paper < 2 * error else "to be confirmed over several seeds"

@@ -1,4 +1,4 @@
-"""What the report works out from a confirmation: its cost, the noise, the winner's curse."""
+"""Derived values of a confirmation for the report: cost, noise, the winner's curse."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def winners_curse(confirm: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Set the search's best value beside the mean of the same setting over several seeds."""
+    """Compare the search's best value with the mean of the same setting over several seeds."""
     best = (confirm or {}).get("search_best")
     if not best:
         return None
@@ -15,7 +15,7 @@ def winners_curse(confirm: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def noise_floor(confirm: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Add to the spread of one setting what it means for two single runs.
+    """Add the spread of a difference of two single runs to that of one setting.
 
     Their difference has √2 times the standard deviation; twice that is the usual bound.
     """
@@ -24,13 +24,13 @@ def noise_floor(confirm: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def cost(confirm: Mapping[str, Any] | None, search_s: float | None) -> dict[str, Any]:
-    """Return what training took: each configuration, the search and the confirmation as a whole.
+    """Return training costs: of each configuration, of the search and of the confirmation.
 
     Device-seconds are wall seconds times the GPUs of a run, or its cores where it has no GPU.
 
     Args:
         confirm: ``confirm.json``, if there is one.
-        search_s: Sum of the search's training times; None where none is known.
+        search_s: Sum of the search's training times; None if unknown.
     """
     if confirm is None:
         return {"unit": None, "contenders": [], "search_s": search_s, "confirm_s": None,

@@ -1,7 +1,7 @@
 """``report.json``: every number of the report as plain values; the page is made from it alone.
 
-Accuracies are shares in [0, 1], times are seconds, epochs count from 0. What does not exist is
-null; a value that is not finite is null, too, as JSON has no word for it.
+Accuracies are shares in [0, 1], times are seconds, epochs count from 0. Missing values are null,
+and so are values that are not finite, which JSON cannot express.
 """
 
 import datetime as dt
@@ -38,7 +38,7 @@ from trainer.io.text import visible
 FORMAT = 1
 ATTENTION_FRAMES = 8
 TOP_TRIALS = 5
-"""PED-ANOVA contrasts the best trials with all; its authors advise at least so many of them."""
+"""Least number of best trials that PED-ANOVA contrasts with all, as its authors advise."""
 
 _BEGUN: Mapping[TrialState, str] = {
     state: name for state, name in STATES.items() if state is not TrialState.WAITING
@@ -83,7 +83,7 @@ def collect(sources: Sources) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Make a value fit for JSON and for strangers: finite, without passwords, all of it seen."""
+    """Make a value safe to publish as JSON: finite, no passwords, control characters visible."""
     if isinstance(value, Mapping):
         return {_plain(str(key)): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -119,7 +119,7 @@ def _trial(sources: Sources, trial: FrozenTrial) -> dict[str, Any]:
 def _config(sources: Sources, trial: FrozenTrial) -> TrainConfig | None:
     try:
         return sources.spec.suggest(FixedTrial(trial.params, number=trial.number))
-    except ValueError:  # it was just begun: its parameters are not all in the journal yet
+    except ValueError:  # it has just started: not all of its parameters are in the journal yet
         return None
 
 
@@ -153,14 +153,14 @@ def _search(sources: Sources, trials: Sequence[Mapping[str, Any]]) -> dict[str, 
 
 
 def _fixed(sources: Sources, name: str) -> Any:
-    """Return a field that is the same in every trial; None where it is searched."""
+    """Return a field that is the same in every trial; None if it is searched."""
     if name in sources.spec.search:
         return None
     return sources.spec.trainer.get(name, TrainConfig.model_fields[name].default)
 
 
 def _state(sources: Sources, finished: int) -> str:
-    """Say how the search stands: finished, running, stopped, failed or killed."""
+    """Return the state of the search: finished, running, stopped, failed or killed."""
     if finished >= sources.spec.study.trials or sources.confirm is not None:
         return "finished"
     words = {"FINISHED": "finished", "KILLED": "stopped", "FAILED": "failed"}
@@ -168,7 +168,7 @@ def _state(sources: Sources, finished: int) -> str:
     last = told[-1] if told else {}
     if last.get("op") == "search_end":
         return words.get(str(last.get("status")), "stopped")
-    if sources.driver == os.getpid():  # this very process wrote the last trial and is about to end
+    if sources.driver == os.getpid():  # this process wrote the last trial and is about to exit
         return "stopped"
     return "running" if sources.driver is not None else "killed"
 
@@ -192,7 +192,7 @@ def _verdict(sources: Sources) -> dict[str, Any]:
     if confirm is None:
         sentence = (
             "Nothing is confirmed yet: every number here comes from one run, which ranks "
-            "candidates and proves no gain."
+            "candidates but does not prove a gain."
         )
         return {"status": "none", "sentence": sentence, "command": command}
     runs = [run for configuration in confirm["contenders"] for run in configuration["runs"]]
@@ -201,8 +201,8 @@ def _verdict(sources: Sources) -> dict[str, Any]:
     if confirm["state"] == "complete":
         return {"status": "none", "sentence": f"{sentence}, without a verdict.", "command": None}
     sealed = "" if confirm["openings"] else ", and the test set is still sealed"
-    goes_on = None if sources.driver is not None else command
-    return {"status": "running", "sentence": f"{sentence}{sealed}.", "command": goes_on}
+    resuming = None if sources.driver is not None else command
+    return {"status": "running", "sentence": f"{sentence}{sealed}.", "command": resuming}
 
 
 def _best(sources: Sources, trials: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -244,14 +244,14 @@ def _best(sources: Sources, trials: Sequence[Mapping[str, Any]]) -> dict[str, An
 
 
 def _standing(sources: Sources, winner: Mapping[str, Any] | None) -> str:
-    """Say on what the choice rests: one run each, means over seeds, or the test set as well."""
+    """Return the basis of the choice: one run each, means over seeds, or the test set as well."""
     if winner is None or sources.confirm is None:
         return "searched"
     return "compared" if sources.confirm["verdict"] else "chosen"
 
 
 def _shown(directory: Path) -> str:
-    """Return the directory as a shell in the working directory would take it."""
+    """Return the directory, quoted for a shell in the working directory."""
     whole = directory.resolve()
     working = Path.cwd()
     return shlex.quote(
@@ -266,7 +266,7 @@ def _commands(sources: Sources, trials: Sequence[Mapping[str, Any]]) -> list[dic
         if sources.confirm is None:
             commands.append(("Find out whether the winner is real", f"confirm {shown}"))
         elif sources.confirm["state"] != "complete":
-            commands.append(("Go on with the confirmation", f"confirm {shown}"))
+            commands.append(("Resume the confirmation", f"confirm {shown}"))
         commands += [
             ("Get the configuration", f"export {shown} --output best.yaml"),
             ("Get the leader's weights, to run without this tool", f"export {shown} --format pt2"),
@@ -274,7 +274,7 @@ def _commands(sources: Sources, trials: Sequence[Mapping[str, Any]]) -> list[dic
         ]
     commands.append(("Compare the trials in MLflow", f"ui {shown}"))
     if _state(sources, _finished(trials)) in ("stopped", "failed", "killed"):
-        commands.append(("Go on with the search", f"--resume --out {shown}"))
+        commands.append(("Resume the search", f"--resume --out {shown}"))
     return [{"words": words, "command": f"okddip-search {rest}"} for words, rest in commands]
 
 
@@ -283,7 +283,7 @@ def _finished(trials: Sequence[Mapping[str, Any]]) -> int:
 
 
 def _curves(history: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Turn epochs into curves; ``members`` tells a group from a single network."""
+    """Turn a list of epochs into curves by name."""
     curves = {name: [_rounded(r.get(key)) for r in history] for name, key in _CURVES.items()}
     return {"epochs": [r["epoch"] for r in history], **curves}
 
@@ -293,14 +293,16 @@ def _rounded(value: Any) -> Any:
 
 
 def _importances(sources: Sources) -> dict[str, Any]:
-    """Ask PED-ANOVA how much each parameter matters for being among the best trials."""
+    """Compute with PED-ANOVA how much each parameter matters for being among the best trials."""
     complete = [trial for trial in sources.trials if trial.state is TrialState.COMPLETE]
     values = {trial.value for trial in complete}
     absent = ""
     if len(complete) < 2:
         absent = f"Importances need at least 2 complete trials; there are {len(complete)}."
     elif len(values) < 2:
-        absent = "All complete trials have the same value, so no parameter can be told to matter."
+        absent = (
+            "All complete trials have the same value, so the importance of parameters is unknown."
+        )
     if absent:
         return {"absent": absent, "trials": len(complete), "top_share": None, "values": {}}
     share = min(0.5, max(0.1, TOP_TRIALS / len(complete)))
@@ -311,13 +313,13 @@ def _importances(sources: Sources) -> dict[str, Any]:
         found = get_param_importances(study, evaluator=evaluator)
     total = sum(found.values())
     if not math.isfinite(total) or total <= 0:
-        absent = "PED-ANOVA finds no parameter that tells the best trials from the others."
+        absent = "PED-ANOVA finds no parameter that separates the best trials from the others."
     return {"absent": absent, "trials": len(complete), "top_share": share, "values": found}
 
 
 @contextmanager
 def _quiet_optuna() -> Iterator[None]:
-    """Keep Optuna's notes off the terminal; what they warn of (few trials) is said on the page."""
+    """Keep Optuna's warnings off the terminal; the page itself warns of few trials."""
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
@@ -331,7 +333,7 @@ def _quiet_optuna() -> Iterator[None]:
 def _attention(
     sources: Sources, trials: Sequence[Mapping[str, Any]], best: int | None
 ) -> dict[str, Any]:
-    """Return the attention matrices of the best trial that has some, at evenly spaced epochs."""
+    """Return attention matrices of the best trial that has any, at evenly spaced epochs."""
     ranked = sorted(trials, key=lambda t: (t["number"] == best, t["value"] or -1.0), reverse=True)
     for trial in ranked:
         history = sources.runs.get(trial["number"], {}).get("history", [])

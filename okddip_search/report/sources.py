@@ -1,7 +1,7 @@
-"""What a report is made from, read without touching it: no lock, no repair, nothing written.
+"""The files behind a report, read only: no lock, no repair, nothing written.
 
-A search may be running in another process, or have died in mid write. Its journal is therefore
-copied up to the last whole line, and the copy is what Optuna opens.
+A search may be running in another process, or have died in the middle of a write. Its journal is
+therefore copied up to the last whole line, and Optuna opens the copy.
 """
 
 import os
@@ -26,16 +26,16 @@ class Sources:
     """The files of a search, as they were at one moment.
 
     Attributes:
-        directory: Of the search.
+        directory: Directory of the search.
         spec: The space as it ran.
-        trials: Of the study, by number.
+        trials: Trials of the study, by number.
         study_attrs: User attributes of the study.
-        runs: Trial number to what its directory says: ``config``, ``environment``, ``history``.
+        runs: ``config``, ``environment`` and ``history`` of each run, by trial number.
         confirm: ``confirm/confirm.json``, or None.
         confirm_problem: Why there is no ``confirm`` although the file exists; else empty.
         operations: What the search told MLflow, without epochs; empty where it told nothing.
-        driver: Process that is at work on the search, or None.
-        speed: What was timed before the first trial, in words; empty: nothing.
+        driver: Id of the driver process, or None if none is running.
+        speed: Choices and timings of autotuning, in words; empty if there are none.
     """
 
     directory: Path
@@ -51,7 +51,7 @@ class Sources:
 
 
 def read_sources(directory: Path) -> Sources:
-    """Read a search directory; a search may be at work in it.
+    """Read a search directory, which may be in use by a running search.
 
     Raises:
         UserError: There is no search, or its journal is damaged before its last line.
@@ -78,7 +78,7 @@ def _read_speed(directory: Path) -> str:
         speed = load_speed(directory)
     except UserError as error:
         return str(error)
-    return speed.words if speed else ""
+    return speed.describe() if speed else ""
 
 
 def _read_tracking(path: Path) -> list[Mapping[str, Any]]:
@@ -88,11 +88,11 @@ def _read_tracking(path: Path) -> list[Mapping[str, Any]]:
 
 
 def _living_driver(lock: Path) -> int | None:
-    """Return the process named in the lock file if it lives; trying the lock would take it."""
+    """Return the process named in the lock file if it exists; trying the lock would take it."""
     try:
         process = int(lock.read_text())
         os.kill(process, 0)
-    except PermissionError:  # it lives and belongs to somebody else
+    except PermissionError:  # it exists and belongs to another user
         return process
     except (OSError, ValueError):
         return None

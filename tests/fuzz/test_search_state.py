@@ -65,7 +65,7 @@ def test_speed_json_is_used_or_named(home, content):
     (home / SPEED).write_bytes(content)
     with case("speed.json", UserError):
         speed = load_speed(home)
-        speed.applied_to(SPEC), speed.share(SPEC.resources), speed.words
+        speed.applied_to(SPEC), speed.share(SPEC.resources), speed.describe()
 
 
 @settings(max_examples=400)

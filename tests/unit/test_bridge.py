@@ -267,7 +267,9 @@ def test_out_of_memory_without_company_is_a_failure(make):
     number = bridge.next_trial().trial.number
     bridge.requeue(number, "CUDA out of memory", "out of memory")
     assert bridge.study.trials[number].state is TrialState.FAIL
-    assert "by itself" in bridge.study.trials[number].user_attrs["okddip:reason"]
+    assert (
+        "as the only trial on its device" in bridge.study.trials[number].user_attrs["okddip:reason"]
+    )
 
 
 def test_a_resumed_search_remembers_how_many_fit(make):
@@ -305,7 +307,7 @@ def test_a_full_disk_pauses_new_trials_and_loses_none(make, monkeypatch):
     monkeypatch.setattr(bridge, "_paused_until_s", 0.0)
     assert [bridge.next_trial().trial.number for _ in range(2)] == [first, second]
     bridge.complete(first, reports(RISING))
-    assert "room" in witness.said[1]
+    assert "has space again" in witness.said[1]
 
 
 def test_a_worker_that_ends_early_is_a_failure_not_a_result(make):

@@ -10,7 +10,7 @@ from scipy import stats
 
 from okddip_search.confirm.statistics import (
     Comparison,
-    Finding,
+    Outcome,
     Scores,
     _bootstrap,
     _differences,
@@ -51,7 +51,7 @@ def critical_value(seen: Comparison) -> float:
     return (seen.high - seen.difference) / seen.sd * math.sqrt(seen.n)
 
 
-def found(kind: Finding, baseline: str = "r", points: float = 1.0, **fields: object) -> Comparison:
+def found(kind: Outcome, baseline: str = "r", points: float = 1.0, **fields: object) -> Comparison:
     base = Comparison(
         baseline=baseline,
         difference=points / 100,
@@ -161,8 +161,8 @@ class TestFewerSeeds:
         seen = compare("w", scores, ["r0"], num_candidates=1)[0]
         assert (seen.method, seen.verdict, seen.seeds_needed) == ("none", "within noise", None)
         assert (seen.low, seen.high, seen.p_adjusted) == (None, None, 1.0)
-        assert seen.words.startswith("within noise (needs more seeds): +")
-        assert seen.words.endswith("points, one seed")
+        assert seen.describe().startswith("within noise (needs more seeds): +")
+        assert seen.describe().endswith("points, one seed")
 
 
 class TestMissingRuns:
@@ -183,7 +183,7 @@ class TestMissingRuns:
     def test_no_common_seed_is_within_noise(self) -> None:
         seen = one(WINNER, {7: 0.9})
         assert (seen.n, seen.difference, seen.verdict) == (0, None, "within noise")
-        assert seen.words == "within noise (needs more seeds): no seed in common"
+        assert seen.describe() == "within noise (needs more seeds): no seed in common"
         assert not verdict("w", [found("better"), seen]).allows_champion
 
 
@@ -192,7 +192,8 @@ class TestNoNoise:
         seen = one(WINNER, WINNER)
         assert (seen.verdict, seen.p_value, seen.seeds_needed) == ("within noise", 1.0, None)
         assert (
-            seen.words == "within noise (needs more seeds): +0.00 points, the same at all 5 seeds"
+            seen.describe()
+            == "within noise (needs more seeds): +0.00 points, the same at all 5 seeds"
         )
 
     @pytest.mark.parametrize(
@@ -227,7 +228,7 @@ class TestManyComparisons:
         among = compare("w", scores, ["r0", "r1", "r2", "r3", "r4", "r5"], 3)[0]
         assert alone.p_value == among.p_value < 0.05 < among.p_adjusted
         assert among.verdict == "within noise"
-        assert among.words.endswith(", too little for so many comparisons")
+        assert among.describe().endswith(", too little for so many comparisons")
         assert among.seeds_needed is not None
         assert among.seeds_needed > 5
 
@@ -274,10 +275,10 @@ class TestSeedsNeeded:
 
 class TestWords:
     def test_of_a_comparison(self) -> None:
-        assert found("better", points=1.3).words == (
+        assert found("better", points=1.3).describe() == (
             "better: +1.30 points, 95 % interval +0.40 to +2.20"
         )
-        assert found("within noise", points=-0.3, seeds_needed=41).words == (
+        assert found("within noise", points=-0.3, seeds_needed=41).describe() == (
             "within noise (needs about 41 seeds): -0.30 points, 95 % interval -1.20 to +0.60"
         )
 

@@ -16,7 +16,7 @@ from okddip_search.confirm.results import (
     compose,
     leader_name,
 )
-from okddip_search.confirm.summary import print_findings
+from okddip_search.confirm.summary import print_results
 from okddip_search.driver.work import CONTENDER, SEED
 from okddip_search.space.settings import ConfirmSettings, ObjectiveSettings
 from okddip_search.study.study import open_fixed_study
@@ -175,7 +175,7 @@ def test_what_is_printed_ends_with_the_verdict_if_there_is_one(conclude, tests, 
     _, found = conclude(tests=tests)
     found["retrained"] = None
     console = Console(record=True, width=160, file=open(tmp_path / "out", "w"))
-    print_findings(console, found, tmp_path)
+    print_results(console, found, tmp_path)
     text = console.export_text()
     assert "trial 4: 95.00 %" in text
     last = text.strip().splitlines()[-1]

@@ -209,7 +209,7 @@ class TestHonesty:
         confirm = make_confirm(search_dir)
         for known, is_said in ((6, False), (3, True)):
             write_confirm(search_dir, {**confirm, "search_trials": known})
-            assert ("gone on since" in page_of(search_dir).text) == is_said
+            assert ("continued since" in page_of(search_dir).text) == is_said
 
     def test_better_and_worse_are_said_of_the_winner(self, confirmed_dir):
         forest = make_charts(data_of(confirmed_dir))["forest"].figure

@@ -5,7 +5,7 @@ from ray.exceptions import WorkerCrashedError
 
 from okddip_search.cluster.resources import Node, allot
 from okddip_search.cluster.signals import StopSwitch
-from okddip_search.driver import session
+from okddip_search.driver import prepare
 from okddip_search.driver.autotune import (
     Candidate,
     Speed,
@@ -127,7 +127,7 @@ def test_a_cuda_graph_that_cannot_be_trusted_is_left_out_and_told(tmp_path):
     why = answer["left_out"]["graphed fp32"]
     assert "CUDA graphs on a GPU alone, not on cpu" in why
     speed = Speed({"executor": "separate"}, {"separate fp32": 0.01}, answer["left_out"])
-    assert speed.words == (
+    assert speed.describe() == (
         f"Chosen by timing: executor separate (separate fp32 10 ms; graphed fp32 left out: {why})"
     )
 
@@ -183,12 +183,12 @@ def test_a_search_goes_on_where_the_worker_that_times_dies(tmp_path, monkeypatch
     def dies(*arguments, **named):
         raise WorkerCrashedError
 
-    monkeypatch.setattr(session, "call_in_worker", dies)
+    monkeypatch.setattr(prepare, "call_in_worker", dies)
     spec = space(tmp_path)
-    request = session.Request(spec, tmp_path, False, 0, None, None, "")
+    request = prepare.Request(spec, tmp_path, False, 0, None, None, "")
     data = load_development_data(spec.data)
     stop = StopSwitch(print, "again")
-    as_run, allotment, speed = session._settle(request, [Node(2, 0)], data, stop)
+    as_run, allotment, speed = prepare.settle(request, [Node(2, 0)], data, stop)
     assert (speed, allotment.slots) == (Speed(), 2)
     assert as_run.trainer["executor"] == "auto"
     assert not (tmp_path / "speed.json").exists()

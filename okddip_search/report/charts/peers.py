@@ -1,4 +1,4 @@
-"""Charts of what only distillation has: diversity, attention, the ensemble's lead, the ramp-up."""
+"""Charts specific to distillation: diversity, attention, the ensemble's lead, the ramp-up."""
 
 import math
 from collections import Counter
@@ -68,7 +68,7 @@ def _over_epochs(
 
 
 def attention(data: Mapping[str, Any]) -> Figure | None:
-    """Draw the attention matrix at several epochs: small multiples, which print, too."""
+    """Draw the attention matrix at several epochs, as small multiples that can be printed."""
     frames = data["attention"]["frames"]
     if not frames:
         return None
@@ -135,7 +135,7 @@ def _label(words: str, x: float, y: float) -> dict[str, Any]:
 
 
 def ramp_up(data: Mapping[str, Any]) -> Figure | None:
-    """Draw how far each trial came, over the weight that distillation had by then."""
+    """Draw the epochs of each trial, over the distillation weight at each epoch."""
     trials = [t for t in data["trials"] if t["epochs"]]
     lengths = Counter(t["ramp_length"] for t in trials if t["num_peers"])
     if not lengths:

@@ -57,7 +57,7 @@ def by_state(trials: Sequence[Trial]) -> dict[str, list[Trial]]:
 
 
 def markers(state: str, size: int = 9) -> dict[str, Any]:
-    """Return the marker of a trial of this state: colour and symbol both tell it."""
+    """Return the marker of a trial in this state, with its own colour and symbol."""
     width = 2.2 if "open" in SYMBOLS[state] else 0
     return {
         "color": STATES[state],
