@@ -118,7 +118,7 @@ class Plan:
         body = dump_yaml(values)
         write_atomically(
             directory / PLAN,
-            "# What is confirmed; chosen before any run.\n" + body,
+            "# The plan of the confirmation, written before its runs.\n" + body,
         )
 
     @classmethod
