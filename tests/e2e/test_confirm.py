@@ -172,7 +172,7 @@ def test_the_report_tells_the_same(confirmed):
 def test_export_hands_over_the_confirmed_setting_and_says_so(confirmed, tmp_path):
     folder, _ = confirmed
     done = run("export", NAME, "--output", tmp_path / "best.yaml", cwd=folder)
-    assert "trained over several seeds by a confirmation" in done.stdout
+    assert "from a confirmation over several seeds" in done.stdout
     text = (tmp_path / "best.yaml").read_text()
     found = findings(folder)
     assert f"seed: {found['leader']['seed']}\n" in text
