@@ -11,7 +11,7 @@ import itertools
 import json
 import lzma
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple, Protocol
@@ -127,16 +127,15 @@ class Ours:
     """A search of this tool: its bridge over a study in memory."""
 
     def __init__(self, table: Table, contestant: Contestant, seed: int) -> None:
-        spec = replace(
-            load_space("digits"),
-            study=StudySettings(
-                sampler=contestant.sampler,
-                pruner=contestant.pruner,
-                wait_for_ramp_up=contestant.wait_for_ramp_up,
-                seed=seed,
-            ),
-            objective=ObjectiveSettings(reduce=contestant.reduce),
+        study_settings = StudySettings(
+            sampler=contestant.sampler,
+            pruner=contestant.pruner,
+            wait_for_ramp_up=contestant.wait_for_ramp_up,
+            seed=seed,
         )
+        objective = ObjectiveSettings(reduce=contestant.reduce)
+        changes = {"study": study_settings, "objective": objective}
+        spec = load_space("digits").model_copy(update=changes)
         study = optuna.create_study(
             study_name="replay", direction="maximize", pruner=spec.make_pruner()
         )

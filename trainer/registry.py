@@ -23,8 +23,8 @@ class MethodInfo:
         structures: Groups that it can train.
         grouped: Whether it trains ``num_peers + 1`` members; else it trains one network.
         temperature: T where the configuration gives none: as published.
-        knobs: Fields of ``TrainConfig`` that say how its members teach; another method reads
-            others, or gives them another meaning.
+        hyperparameters: Method-specific fields of ``TrainConfig``: those that say how its members
+            teach; another method reads others, or gives them another meaning.
         same_steps: Whether its losses do the same operations in every step, whatever the epoch,
             so that a CUDA graph can repeat them (executor ``graphed``).
     """
@@ -35,7 +35,7 @@ class MethodInfo:
     structures: tuple[Structure, ...] = ("network", "branch")
     grouped: bool = True
     temperature: float = 3.0
-    knobs: tuple[str, ...] = ("temperature", "peer_weight", "ramp_epochs")
+    hyperparameters: tuple[str, ...] = ("temperature", "peer_weight", "ramp_epochs")
     same_steps: bool = True
 
 
@@ -68,7 +68,7 @@ METHODS: dict[str, MethodInfo] = {
         "trainer.methods.okddip:OKDDip",
         "diverse peers teach each other through attention, their ensemble teaches the leader",
         "Chen et al. 2020",
-        knobs=(
+        hyperparameters=(
             "temperature",
             "attention_dim",
             "peer_weight",
@@ -85,20 +85,20 @@ METHODS: dict[str, MethodInfo] = {
         "one network, cross-entropy alone: the baseline",
         "-",
         grouped=False,
-        knobs=(),
+        hyperparameters=(),
     ),
     "independent": MethodInfo(
         "trainer.methods.independent:Independent",
         "a group without distillation: what more members alone bring",
         "Chen et al. 2020 (Ind)",
-        knobs=(),
+        hyperparameters=(),
     ),
     "dml": MethodInfo(
         "trainer.methods.dml:DML",
         "deep mutual learning: every member learns from the others",
         "Zhang et al. 2018",
         temperature=1.0,
-        knobs=("temperature", "peer_weight", "dml_target"),
+        hyperparameters=("temperature", "peer_weight", "dml_target"),
     ),
     "cl_ilr": MethodInfo(
         "trainer.methods.cl_ilr:CLILR",
@@ -117,7 +117,7 @@ METHODS: dict[str, MethodInfo] = {
         "one network learns from a larger trained one",
         "Hinton et al. 2015",
         grouped=False,
-        knobs=("temperature", "peer_weight", "teacher"),
+        hyperparameters=("temperature", "peer_weight", "teacher"),
     ),
     "codistillation": MethodInfo(
         "trainer.methods.codistillation:Codistillation",
@@ -125,7 +125,7 @@ METHODS: dict[str, MethodInfo] = {
         "Anil et al. 2018",
         structures=("network",),
         temperature=1.0,
-        knobs=("temperature", "peer_weight", "ramp_epochs", "stale_steps"),
+        hyperparameters=("temperature", "peer_weight", "ramp_epochs", "stale_steps"),
         same_steps=False,  # nothing is distilled before the burn-in is over
     ),
 }
@@ -200,6 +200,16 @@ def width_problem(model: str, width: float) -> str:
     if widths == (1.0,):
         return f"{width:g} is not possible: {model} has no width, leave it at 1"
     return f"{width:g} is not possible: {model} comes in " + ", ".join(f"{w:g}" for w in widths)
+
+
+def readers_of(field: str) -> list[str]:
+    """Return the methods on which a field of ``TrainConfig`` has an effect."""
+    if field == "num_peers":
+        return [name for name, info in METHODS.items() if info.grouped]
+    if field == "structure":
+        return [name for name, info in METHODS.items() if len(info.structures) > 1]
+    readers = [name for name, info in METHODS.items() if field in info.hyperparameters]
+    return readers or list(METHODS)
 
 
 def load_home(home: str) -> Any:

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_serializer
 
 from trainer.config.strict import ConfigError, StrictModel, nearest
 
@@ -26,6 +26,13 @@ _PLAIN: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "None": (type(None),),
 }
+_JSON_TYPES = {
+    "int": "integer",
+    "float": "number",
+    "bool": "boolean",
+    "str": "string",
+    "None": "null",
+}
 _USUAL_RANGE = (0, 1_000_000)
 _RANGES = {"n_ei_candidates": (1, 10_000)}
 """Of whole numbers that samplers and pruners take; Optuna itself would try a billion."""
@@ -37,6 +44,7 @@ class Choice(StrictModel):
     type: str
     arguments: dict[str, Any] = Field(default_factory=dict)
 
+    @model_serializer
     def to_plain(self) -> dict[str, Any]:
         """Return the YAML form."""
         plain = {k: v.to_plain() if isinstance(v, Choice) else v for k, v in self.arguments.items()}
@@ -65,6 +73,23 @@ def parse_choice(raw: Any, kinds: Mapping[str, type]) -> Choice:
         wrapped["wrapped"] = _wrapped_pruner(arguments.pop("wrapped", "none"), kinds)
     _check_arguments(name, kinds[name], arguments)
     return Choice(type=name, arguments={**arguments, **wrapped})
+
+
+def choice_schema(kinds: Mapping[str, type]) -> dict[str, Any]:
+    """Return the JSON schema of a name or of a mapping with a name and its arguments."""
+    forms: list[dict[str, Any]] = [{"enum": list(kinds)}]
+    for name, kind in kinds.items():
+        arguments = {key: _argument_schema(note) for key, note in _plain_parameters(kind).items()}
+        if name == "patient":
+            arguments["wrapped"] = {"type": ["string", "object"]}
+        properties = {"type": {"const": name}, **arguments}
+        form = {"type": "object", "properties": properties, "required": ["type"]}
+        forms.append({**form, "additionalProperties": False})
+    return {"anyOf": forms}
+
+
+def _argument_schema(note: str) -> dict[str, Any]:
+    return {"type": [_JSON_TYPES[part] for part in note.split(" | ")]}
 
 
 def _wrapped_pruner(raw: Any, kinds: Mapping[str, type]) -> Choice:

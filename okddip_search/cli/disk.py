@@ -100,7 +100,7 @@ def estimate_disk(spec: SearchSpec, slots: int, *, own_store: bool) -> Disk | No
         parts["the teacher"] = teaching
     if spec.confirm is not None:
         runs = most_runs(spec.confirm)
-        tuned = len(spec.confirm.methods) if spec.confirm.rivals == "tuned" else 0
+        tuned = len(spec.confirm.methods) if spec.confirm.baselines == "tuned" else 0
         size = runs * (leader + record) + tuned * study.trials * record
         size += _PAGE  # while its report replaces the search's
         parts[f"the confirmation: networks, curves and records of {runs} runs"] = size

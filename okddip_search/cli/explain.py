@@ -79,7 +79,7 @@ def _timing(spec: SearchSpec, directory: Path) -> str:
 
 
 def _confirmation(settings: ConfirmSettings) -> str:
-    tuned = ", each after a search of its own" if settings.rivals == "tuned" else ""
+    tuned = ", each after a search of its own" if settings.baselines == "tuned" else ""
     return (
         f"the {settings.top} best configurations, the paper's setting and the baselines "
         f"{', '.join(settings.methods)}{tuned}\n"

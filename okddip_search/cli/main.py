@@ -2,11 +2,11 @@
 
 import errno
 import io
+import json
 import logging
 import os
 import shlex
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +18,10 @@ from okddip_search.environment import protect_files
 from okddip_search.errors import UserError
 from okddip_search.export import FORMATS
 from okddip_search.export import export as run_export
-from okddip_search.layout import SPEC, require_search
+from okddip_search.layout import require_search
 from okddip_search.masking import masked
 from okddip_search.space.changes import left_as_it_was, require_unchanged
-from okddip_search.space.load import bundled_spaces, load_space, summary_of
+from okddip_search.space.load import bundled_spaces, load_saved, load_space, summary_of
 from okddip_search.space.model import SearchSpec
 from okddip_search.terminal import echo
 from trainer.__main__ import main as train
@@ -90,7 +90,7 @@ def cli(
     if explain:
         from okddip_search.cli.explain import explain_search
 
-        explained = replace(spec, confirm=None) if no_confirm else spec
+        explained = spec.model_copy(update={"confirm": None}) if no_confirm else spec
         explain_search(explained, directory, gpus=gpus, tracking_uri=tracking_uri)
         return
     quit_on_signals()
@@ -132,9 +132,8 @@ def _resolve(
         asked = load_space(space, sets, trials=trials, timeout=timeout, name=name)
     directory = out or Path("runs") / (asked.name if asked else name or "digits")
     require_search(directory, "Leave --resume out to start one.")
-    saved = directory / SPEC
-    began = load_space(saved)
-    spec = load_space(saved, sets, trials=trials, timeout=timeout)
+    began = load_saved(directory)
+    spec = load_saved(directory, sets, trials=trials, timeout=timeout)
     for now in (spec, asked or spec):
         require_unchanged(began, now, directory)
     for line in left_as_it_was(spec, asked or spec):
@@ -147,7 +146,7 @@ def _rooted(spec: SearchSpec) -> SearchSpec:
     if spec.data.root is None:
         return spec
     root = str(expanded(spec.data.root).absolute())
-    return replace(spec, data=spec.data.model_copy(update={"root": root}))
+    return spec.model_copy(update={"data": spec.data.model_copy(update={"root": root})})
 
 
 @cli.command()
@@ -200,7 +199,7 @@ def confirm(
                 "Only data. (where the images lie) and resources. can be set; see --help.",
             )
     spec, directory = _resolve(None, sets, None, None, None, directory, True)
-    asked = {"seeds": seeds, "top": top, "rivals": baselines or rivals, "single": single}
+    asked = {"seeds": seeds, "top": top, "baselines": baselines or rivals, "single": single}
     overrides: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
     if methods is not None:
         overrides["methods"] = [name.strip() for name in methods.split(",") if name.strip()]
@@ -265,6 +264,18 @@ def spaces() -> None:
     """List the bundled spaces."""
     for name, path in bundled_spaces().items():
         echo(f"{name:<22} {summary_of(path)}")
+
+
+@cli.command()
+def schema() -> None:
+    """Print the JSON schema of a space file, for editors.
+
+    With the YAML language server, a first line "# yaml-language-server: $schema=space.json" makes
+    an editor complete and check a space while it is written.
+    """
+    from okddip_search.space.schema import space_schema
+
+    echo(json.dumps(space_schema(), indent=2, ensure_ascii=False))
 
 
 @cli.command()

@@ -17,7 +17,7 @@ from okddip_search.errors import UserError
 from okddip_search.layout import PLAN
 from okddip_search.space.baselines import rival_config, without_seed
 from okddip_search.space.model import SearchSpec
-from okddip_search.space.settings import ConfirmSettings
+from okddip_search.space.settings import RENAMED, ConfirmSettings
 from okddip_search.study.trials import paper_trial, ranked
 from trainer.config.strict import ConfigError
 from trainer.io.files import write_atomically
@@ -136,8 +136,9 @@ class Plan:
             if parsed.problems:
                 raise YamlError(*parsed.problems[0])
             values = parsed.values
+            settings = {RENAMED.get(key, key): v for key, v in values["settings"].items()}
             return cls(
-                ConfirmSettings(**values["settings"]),
+                ConfirmSettings(**settings),
                 int(values["study_seed"]),
                 dict(values["data"]),
                 tuple(_from_plan(stored) for stored in values["contenders"]),
@@ -268,7 +269,7 @@ def best_config(spec: SearchSpec, study: optuna.Study) -> dict[str, Any]:
     if not best:
         raise UserError(
             f"no trial of {spec.name} is complete",
-            "See what failed in MLflow, or set confirm.rivals to searched.",
+            "See what failed in MLflow, or set confirm.baselines to searched.",
         )
     return _config_of(spec, best[0].params)
 
@@ -286,7 +287,7 @@ def _paper(spec: SearchSpec, study: optuna.Study) -> Configuration:
             trial.number,
             trial.value if complete else None,
         )
-    defaults = spec.configured(spec.trainer)
+    defaults = spec.configured(spec.fixed)
     return Configuration(PAPER, "paper", "the trainer's defaults", without_seed(defaults))
 
 

@@ -1,4 +1,4 @@
-"""``rivals: tuned``: every baseline has its own search, in the same space with the same budget."""
+"""``baselines: tuned``: a search for every baseline, in the same space and with the same budget."""
 
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ def tune_baselines(
         UserError: A search was given up after failures, or completed no trial.
     """
     tuned: dict[str, dict[str, Any]] = {}
-    for method in settings.methods if settings.rivals == "tuned" else ():
+    for method in settings.methods if settings.baselines == "tuned" else ():
         spec = rival_spec(session.spec, method)
         study = open_study(directory / TUNING / method, spec)
         finished = len(trials_in(study, TrialState.COMPLETE, TrialState.PRUNED))

@@ -86,7 +86,7 @@ class Speed:
     def applied_to(self, spec: SearchSpec) -> SearchSpec:
         """Return the spec with the chosen executor and precision."""
         fields = {k: self.chosen[k] for k in ("executor", "precision") if k in self.chosen}
-        return replace(spec, trainer={**spec.trainer, **fields})
+        return spec.model_copy(update={"machine": {**spec.machine, **fields}})
 
     def share(self, resources: ResourceSettings) -> ResourceSettings:
         """Return the resources with each ``auto`` replaced by the chosen number."""
@@ -192,11 +192,7 @@ def open_variants(spec: SearchSpec, *, on_gpu: bool) -> list[tuple[str, str]]:
 
 def _steps_are_alike(spec: SearchSpec) -> bool:
     """Return whether a CUDA graph can repeat the steps of every run."""
-    methods = {spec.trainer.get("method", TrainConfig.model_fields["method"].default)}
-    if "method" in spec.search:
-        methods.update(spec.search["method"].values())
-    if spec.confirm is not None:
-        methods.update(spec.confirm.methods)
+    methods = {*spec.methods, *(spec.confirm.methods if spec.confirm else ())}
     return not spec.data.streaming and all(METHODS[method].same_steps for method in methods)
 
 

@@ -1,6 +1,5 @@
 """Preparation of a session before its first trial: images, resources, timings."""
 
-import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,7 +62,8 @@ def settle(
     request: Request, nodes: Sequence[Node], data: DevelopmentData, stop: StopSwitch
 ) -> tuple[SearchSpec, Allotment, Speed]:
     """Return the spec and the resources of its trials, with ``auto`` resolved by timing."""
-    spec, resources = request.spec, request.spec.resources
+    spec = request.spec.model_copy(update={"machine": {}})  # the last driver's may differ
+    resources = spec.resources
     images = data.train
     shape = (images.channels, *images.size, images.num_classes)
     allotment = allot(resources, nodes, asked_gpus=request.gpus)
@@ -105,4 +105,5 @@ def _as_run(spec: SearchSpec, allotment: Allotment) -> SearchSpec:
     here: dict[str, Any] = {"num_threads": allotment.threads_per_trial}
     # Explicit, so that a worker that has lost its GPU fails instead of training on the CPU.
     here["device"] = "cuda" if allotment.gpus_per_trial > 0 else "cpu"
-    return dataclasses.replace(spec, trainer={**here, **spec.trainer})
+    machine = {k: v for k, v in here.items() if k not in spec.trainer}
+    return spec.model_copy(update={"machine": {**spec.machine, **machine}})

@@ -10,7 +10,7 @@ import platform
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -62,8 +62,7 @@ class Session:
     """Shared state of all phases.
 
     Attributes:
-        request: The user's request.
-        spec: The space, with device and threads filled in.
+        request: The user's request, with the space that runs: device and threads are filled in.
         directory: Directory of the search, absolute.
         terminal: The user's terminal.
         data: Training and validation images.
@@ -73,13 +72,17 @@ class Session:
     """
 
     request: Request
-    spec: SearchSpec
     directory: Path
     terminal: Console
     data: DevelopmentData
     allotment: Allotment
     tracker: Tracker
     switch: StopSwitch
+
+    @property
+    def spec(self) -> SearchSpec:
+        """The space that runs, as ``spec.yaml`` holds it."""
+        return self.request.spec
 
     def say(self, message: str) -> None:
         """Print a line, above the table if one is drawn."""
@@ -88,7 +91,7 @@ class Session:
     @property
     def common(self) -> dict[str, Any]:
         """Fields of ``TrainConfig`` that every run of this session has."""
-        machine = {k: self.spec.trainer[k] for k in ("device", "num_threads")}
+        machine = {k: self.spec.fixed[k] for k in ("device", "num_threads")}
         return {**machine, "data": self.spec.data.model_dump(mode="json")}
 
     def run_study(
@@ -226,7 +229,7 @@ def open_session(request: Request, resume_command: str) -> Iterator[Session]:
     """Lock the directory, read the images, start Ray and MLflow's side; end them in reverse.
 
     Args:
-        request: The user's request; ``spec.yaml`` is written from its space.
+        request: The user's request; ``spec.yaml`` is written from its space, as it runs here.
         resume_command: The command that resumes after a stop.
 
     Raises:
@@ -252,11 +255,12 @@ def open_session(request: Request, resume_command: str) -> Iterator[Session]:
             stop.take_over()  # Ray has installed a SIGTERM handler that aborts
             stop.check()
             spec, allotment, speed = settle(request, nodes, data, stop)
+            request = replace(request, spec=spec)
             stop.resume_command = resume_command
-            write_atomically(directory / SPEC, request.spec.to_yaml())
+            write_atomically(directory / SPEC, spec.to_yaml())
             home = directory.resolve()
             tracker = Tracker(home, uri, spec.name, on_trouble=stop.say)
-            session = Session(request, spec, home, terminal, data, allotment, tracker, stop)
+            session = Session(request, home, terminal, data, allotment, tracker, stop)
             session.say(allotment.words)
             if speed.describe():
                 session.say(speed.describe())

@@ -156,7 +156,7 @@ def _fixed(sources: Sources, name: str) -> Any:
     """Return a field that is the same in every trial; None if it is searched."""
     if name in sources.spec.search:
         return None
-    return sources.spec.trainer.get(name, TrainConfig.model_fields[name].default)
+    return sources.spec.fixed.get(name, TrainConfig.model_fields[name].default)
 
 
 def _state(sources: Sources, finished: int) -> str:

@@ -14,8 +14,8 @@ from optuna.trial import FrozenTrial
 
 from okddip_search.driver.autotune import load_speed
 from okddip_search.errors import UserError
-from okddip_search.layout import CONFIRM, CONFIRMATION, JOURNAL, SPEC, TRACKING, require_search
-from okddip_search.space.load import load_space
+from okddip_search.layout import CONFIRM, CONFIRMATION, JOURNAL, TRACKING, require_search
+from okddip_search.space.load import load_saved
 from okddip_search.space.model import SearchSpec
 from okddip_search.study.reading import read_findings, read_run, read_study
 from okddip_search.tracking.journal import read as read_operations
@@ -61,7 +61,7 @@ def read_sources(directory: Path) -> Sources:
     confirm, problem = read_findings(directory / CONFIRM / CONFIRMATION)
     return Sources(
         directory=directory,
-        spec=load_space(directory / SPEC),
+        spec=load_saved(directory),
         trials=trials,
         study_attrs=study_attrs,
         runs={t.number: run for t in trials if (run := read_run(directory, t.number))},

@@ -2,19 +2,15 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from okddip_search.space.dimensions import Dimension
 from okddip_search.space.model import SearchSpec
 from trainer.config.strict import ConfigError
-from trainer.config.train import TrainConfig
-from trainer.registry import METHODS
+from trainer.config.train import HYPERPARAMETERS, TrainConfig
+from trainer.registry import METHODS, readers_of
 
 DEFAULT_PEERS: int = TrainConfig.model_fields["num_peers"].default
-
-_TEACHING = {knob for info in METHODS.values() for knob in info.knobs}
-"""Fields that say how members teach each other; a rival has its own, as published."""
 
 
 def without_seed(config: TrainConfig) -> dict[str, Any]:
@@ -37,8 +33,9 @@ def rival_config(method: str, leading: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: The method needs what the configuration does not have (a teacher).
     """
     info = METHODS[method]
-    values = {k: v for k, v in leading.items() if k not in _TEACHING | {"method", "num_peers"}}
-    if "teacher" in info.knobs:
+    its_own = HYPERPARAMETERS | {"method", "num_peers"}
+    values = {k: v for k, v in leading.items() if k not in its_own}
+    if "teacher" in info.hyperparameters:
         if not leading.get("teacher"):
             raise ConfigError([(("teacher",), f"{method} needs one: set trainer.teacher")])
         values["teacher"] = leading["teacher"]
@@ -56,10 +53,8 @@ def rival_spec(spec: SearchSpec, method: str) -> SearchSpec:
     other values of a field that is fixed now. A space with fewer points than trials has no more
     trials than points.
     """
-    info = METHODS[method]
-    unread = _TEACHING - set(info.knobs) | {"method"}
-    unread |= set() if info.grouped else {"num_peers"}
-    unread |= {"structure"} if len(info.structures) == 1 else set()
+    fields = TrainConfig.model_fields
+    unread = {"method"} | {name for name in fields if method not in readers_of(name)}
     trainer = {k: v for k, v in spec.trainer.items() if k not in unread} | {"method": method}
     fixed = {**TrainConfig(method=method).to_dict(), **trainer}
     search: dict[str, Dimension] = {}
@@ -74,12 +69,5 @@ def rival_spec(spec: SearchSpec, method: str) -> SearchSpec:
     points = math.prod(size for size in sizes if size is not None)
     most = spec.study.trials if None in sizes else points + len(enqueue) * bool(search)
     study = spec.study.model_copy(update={"trials": min(spec.study.trials, most)})
-    return replace(
-        spec,
-        name=f"{spec.name}-{method}",
-        trainer=trainer,
-        search=search,
-        enqueue=enqueue,
-        study=study,
-        confirm=None,
-    )
+    changes = {"trainer": trainer, "search": search, "enqueue": enqueue, "study": study}
+    return spec.model_copy(update={**changes, "name": f"{spec.name}-{method}", "confirm": None})

@@ -6,7 +6,7 @@ from fractions import Fraction
 from typing import Annotated, Any, Literal, Self
 
 from optuna.trial import BaseTrial
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from trainer.config.strict import ConfigError, StrictModel, nearest
 
@@ -26,7 +26,7 @@ class _Dimension(StrictModel):
         default_factory=dict, description="searched field → values for which this one applies"
     )
 
-    @field_validator("when", mode="before")
+    @field_validator("when", mode="before", json_schema_input_type=dict[str, Any])
     @classmethod
     def _values_as_tuples(cls, value: Any) -> dict[str, tuple[Any, ...]]:
         if not isinstance(value, Mapping) or not value:
@@ -50,6 +50,7 @@ class _Interval(_Dimension):
     low: float
     high: float
     log: bool = False
+    step: Annotated[float, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
     def _is_usable(self) -> Self:
@@ -63,12 +64,10 @@ class _Interval(_Dimension):
             raise ConfigError(problems)
         return self
 
-    def _step(self) -> float | None:
-        raise NotImplementedError
-
     def _step_problems(self) -> list[str]:
-        step, width = self._step(), _exact(self.high) - _exact(self.low)
-        if step is None or width <= 0 or step == self._default_step():
+        step, width = self.step, _exact(self.high) - _exact(self.low)
+        is_every = step == 1 and isinstance(step, int)
+        if step is None or width <= 0 or is_every:
             return []
         exact = _exact(step)
         if self.log:
@@ -82,15 +81,11 @@ class _Interval(_Dimension):
             return [f"{step} does not divide the range; high: {fits:g} would fit"]
         return []
 
-    def _default_step(self) -> float | None:
-        return None
-
     def count(self) -> int | None:
         """Return the number of values, or None for a continuous range."""
-        step = self._step()
-        if step is None:
+        if self.step is None:
             return None
-        return int((_exact(self.high) - _exact(self.low)) / _exact(step)) + 1
+        return int((_exact(self.high) - _exact(self.low)) / _exact(self.step)) + 1
 
     def normal(self, value: Any) -> Any:
         """Return the value in the dimension's own type.
@@ -102,9 +97,8 @@ class _Interval(_Dimension):
             raise ValueError(f"{value!r} is not a number in [{self.low}, {self.high}]")
         if not self.low <= value <= self.high:
             raise ValueError(f"{value!r} is not in the range [{self.low}, {self.high}]")
-        step = self._step()
-        if step is not None and (_exact(value) - _exact(self.low)) % _exact(step):
-            raise ValueError(f"{value!r} is not a multiple of step {step} above {self.low}")
+        if self.step is not None and (_exact(value) - _exact(self.low)) % _exact(self.step):
+            raise ValueError(f"{value!r} is not a multiple of step {self.step} above {self.low}")
         return value
 
     def ends(self) -> dict[tuple[str | int, ...], Any]:
@@ -116,10 +110,6 @@ class FloatDimension(_Interval):
     """A real number in [low, high]."""
 
     type: Literal["float"]
-    step: Annotated[float, Field(gt=0)] | None = None
-
-    def _step(self) -> float | None:
-        return self.step
 
     def normal(self, value: Any) -> float:
         """Return the value as a float, or raise ValueError."""
@@ -136,12 +126,9 @@ class FloatDimension(_Interval):
         """Return a value from the middle of the range."""
         if self.step is not None:
             return self._value((self.count() or 0) // 2)
-        # Roots one by one: the product of two small numbers may be 0.
-        middle = (
-            math.sqrt(self.low) * math.sqrt(self.high)
-            if self.log
-            else (self.low + (self.high - self.low) / 2)
-        )
+        middle = self.low + (self.high - self.low) / 2
+        if self.log:  # roots one by one: the product of two small numbers may be 0
+            middle = math.sqrt(self.low) * math.sqrt(self.high)
         return min(max(middle, self.low), self.high)
 
     def suggest(self, name: str, trial: BaseTrial) -> float:
@@ -156,12 +143,6 @@ class IntDimension(_Interval):
     low: int
     high: int
     step: Annotated[int, Field(ge=1)] = 1
-
-    def _step(self) -> float:
-        return self.step
-
-    def _default_step(self) -> float:
-        return 1
 
     def normal(self, value: Any) -> int:
         """Return the value as an int, or raise ValueError."""
@@ -187,7 +168,7 @@ class CategoricalDimension(_Dimension):
     """One of a list of values without order."""
 
     type: Literal["categorical"]
-    choices: tuple[Any, ...]
+    choices: tuple[Any, ...] = Field(min_length=1)
 
     @field_validator("choices", mode="before")
     @classmethod
@@ -236,32 +217,30 @@ class CategoricalDimension(_Dimension):
         return trial.suggest_categorical(name, self.choices)
 
 
-Dimension = FloatDimension | IntDimension | CategoricalDimension
-
-_KINDS: dict[str, type[Dimension]] = {
-    "float": FloatDimension,
-    "int": IntDimension,
-    "categorical": CategoricalDimension,
-}
+KINDS = ("float", "int", "categorical")
 
 
-def make_dimension(raw: Any) -> Dimension:
-    """Build a dimension from its YAML form.
-
-    Raises:
-        ConfigError: With the path of each problem inside the dimension.
-    """
+def _has_a_type(raw: Any) -> Any:
+    """Refuse what is no dimension of any type, in words that help."""
+    if isinstance(raw, _Dimension):
+        return raw
     if not isinstance(raw, Mapping):
         text = f"{raw!r} is no range; write {{type: …, …}}, or move it to trainer: if it is fixed"
         raise ConfigError([((), text)])
-    kind, kinds = raw.get("type"), ", ".join(_KINDS)
+    kind, kinds = raw.get("type"), ", ".join(KINDS)
     if "type" not in raw:
         raise ConfigError([(("type",), f"is required: one of {kinds}")])
-    if not isinstance(kind, str) or kind not in _KINDS:
-        raise ConfigError(
-            [(("type",), f"{kind!r} is not one of {kinds}{nearest(str(kind), _KINDS)}")]
-        )
-    return _KINDS[kind](**raw)
+    if kind not in KINDS:
+        text = f"{kind!r} is not one of {kinds}{nearest(str(kind), KINDS)}"
+        raise ConfigError([(("type",), text)])
+    return raw
+
+
+Dimension = Annotated[
+    FloatDimension | IntDimension | CategoricalDimension,
+    Field(discriminator="type"),
+    BeforeValidator(_has_a_type),
+]
 
 
 def _is_scalar(value: Any) -> bool:

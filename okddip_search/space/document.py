@@ -73,6 +73,15 @@ class Document:
         target[str(path[-1])] = value
         self._overrides.append((path, label))
 
+    def rename(self, section: str, old: str, new: str) -> str:
+        """Give a field its new name where it has the old one; return its place, or nothing."""
+        fields = self.values.get(section)
+        if not isinstance(fields, dict) or old not in fields or new in fields:
+            return ""
+        fields[new] = fields.pop(old)
+        self._lines[section, new] = self._lines[section, old]
+        return f"{self.name}:{self._lines[section, old]}"
+
     def complain(self, path: KeyPath, text: str) -> None:
         """Note that the value at a path is wrong."""
         text = shown(text, LONGEST_COMPLAINT)

@@ -4,21 +4,25 @@ Sections: ``name``, ``data``, ``trainer`` (fixed fields), ``search`` (sampled fi
 (configurations tried first), ``objective``, ``study``, ``resources``, ``confirm``.
 """
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import search_spaces
-from okddip_search.algorithms.seeds import trial_seed
 from okddip_search.errors import UserError
+from okddip_search.layout import SPEC
 from okddip_search.space.check import check_space
 from okddip_search.space.document import Document
 from okddip_search.space.model import SearchSpec
+from okddip_search.space.settings import RENAMED
 from trainer.config.strict import nearest
 from trainer.io.text import is_plain, shown
 from trainer.io.yaml import KeyPath, YamlError, parse_yaml
 
-__all__ = ["SearchSpec", "bundled_spaces", "load_space", "summary_of", "trial_seed"]
+logger = logging.getLogger(__name__)  # without a handler, a warning is a line on stderr
+
+RENAMED_NOTE = "%s: confirm.%s is called confirm.%s now; this version still reads the old name"
 
 
 def bundled_spaces() -> dict[str, Path]:
@@ -56,14 +60,47 @@ def load_space(
     Raises:
         UserError: With every problem found, each with its line or its option.
     """
-    document = Document(_find(source))
+    options = {"study.trials": trials, "study.timeout": timeout, "name": name}
+    return _load(_find(source), overrides, options, is_saved=False)
+
+
+def load_saved(
+    directory: Path,
+    overrides: Sequence[str] = (),
+    *,
+    trials: int | None = None,
+    timeout: str | None = None,
+) -> SearchSpec:
+    """Read the space of a search from its directory.
+
+    Args:
+        directory: Of the search; an earlier version may have begun it.
+        overrides: As for ``load_space``.
+        trials: Replaces ``study.trials``.
+        timeout: Replaces ``study.timeout``.
+
+    Raises:
+        UserError: As ``load_space`` does.
+    """
+    options = {"study.trials": trials, "study.timeout": timeout}
+    return _load(directory / SPEC, overrides, options, is_saved=True)
+
+
+def _load(
+    path: Path, overrides: Sequence[str], options: Mapping[str, Any], *, is_saved: bool
+) -> SearchSpec:
+    document = Document(path)
+    for old, new in RENAMED.items():
+        place = document.rename("confirm", old, new)
+        if place and not is_saved:
+            logger.warning(RENAMED_NOTE, place, old, new)
     for text in overrides:
         _apply(document, text)
-    for option, key in ((trials, "study.trials"), (timeout, "study.timeout"), (name, "name")):
-        if option is not None:
-            path = tuple(key.split("."))
-            document.override(path, option, f"--{path[-1]}")
-    return check_space(document)
+    for key, value in options.items():
+        if value is not None:
+            keys = tuple(key.split("."))
+            document.override(keys, value, f"--{keys[-1]}")
+    return check_space(document, is_saved=is_saved)
 
 
 def _find(source: str | Path) -> Path:
@@ -83,6 +120,10 @@ def _apply(document: Document, text: str) -> None:
     key, equals, value = text.partition("=")
     path: KeyPath = tuple(key.strip().split("."))
     label = f"--set {shown(key.strip())}"
+    if path[:-1] == ("confirm",) and path[-1] in RENAMED:
+        old = str(path[-1])
+        path = ("confirm", RENAMED[old])
+        logger.warning(RENAMED_NOTE, label, old, RENAMED[old])
     if not equals or "" in path or not is_plain(key):
         raise UserError(f"--set {shown(text)}: expected key=value, for instance trainer.epochs=5")
     try:

@@ -1,18 +1,20 @@
 """``SearchSpec``: a checked space, which turns a trial into a training configuration."""
 
 import math
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.trial import BaseTrial, FixedTrial
+from pydantic import Field, ValidationInfo, field_validator
 
 from okddip_search.algorithms.pruners import make_pruner
 from okddip_search.algorithms.samplers import make_sampler
 from okddip_search.algorithms.seeds import trial_seed
 from okddip_search.space.dimensions import Dimension
+from okddip_search.space.fields import enqueued, fixed_problems, ordered, search_problems
 from okddip_search.space.settings import (
     ConfirmSettings,
     ObjectiveSettings,
@@ -20,40 +22,99 @@ from okddip_search.space.settings import (
     StudySettings,
 )
 from trainer.config.data import DataConfig
+from trainer.config.strict import ConfigError, StrictModel
 from trainer.config.train import TrainConfig
 from trainer.io.yaml import dump_yaml
 
-FORMAT = 1
-"""Of a search directory; it rises when an older version could no longer go on with a new one."""
+FORMAT = 2
+"""Of a search directory; it rises when an older version could no longer read a new one.
+
+2: ``confirm.baselines`` was called ``rivals``, and there was no section ``machine``.
+"""
 _SIZES = {"num_peers", "width", "batch_size"}  # fields that a run's memory grows with
 MAX_GRID_POINTS = 100_000  # Optuna holds all of them in memory
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
-@dataclass(frozen=True)
-class SearchSpec:
-    """A checked space.
+class SearchSpec(StrictModel):
+    """A space, section by section; ``spec.yaml`` in a search directory holds the one that runs.
 
-    Attributes:
-        name: Name of the search and of its directory.
-        data: The images; the same for every trial.
-        trainer: Fixed fields of ``TrainConfig``.
-        search: Sampled fields; a field comes after those that its ``when`` names.
-        enqueue: Configurations tried first: values of sampled fields, the rest is sampled.
-        objective: What is maximised.
-        study: Budget, sampler, pruner, seed.
-        resources: What each trial occupies.
-        confirm: What is confirmed when the search is over; None: nothing.
+    Each section is right in itself; ``check_space`` sees to it that they go together.
     """
 
-    name: str
-    data: DataConfig
-    trainer: Mapping[str, Any]
-    search: Mapping[str, Dimension]
-    enqueue: tuple[Mapping[str, Any], ...]
-    objective: ObjectiveSettings
-    study: StudySettings
-    resources: ResourceSettings
-    confirm: ConfirmSettings | None = None
+    part: ClassVar[str] = "section"
+
+    name: str = Field(pattern=_NAME, description="of the search and of its directory")
+    data: DataConfig = Field(description="the images; the same for every trial")
+    trainer: dict[str, Any] = Field(default_factory=dict, description="fixed fields of a run")
+    search: dict[str, Dimension] = Field(description="sampled fields of a run")
+    enqueue: tuple[dict[str, Any], ...] = Field(
+        (), description="configurations tried first: values of sampled fields, the rest is sampled"
+    )
+    objective: ObjectiveSettings = Field(
+        default_factory=ObjectiveSettings, description="what is maximised"
+    )
+    study: StudySettings = Field(
+        default_factory=StudySettings, description="budget, sampler, pruner, seed"
+    )
+    resources: ResourceSettings = Field(
+        default_factory=ResourceSettings, description="what each trial occupies"
+    )
+    confirm: ConfirmSettings | None = Field(
+        None, description="what is confirmed when the search is over; false: nothing"
+    )
+    machine: dict[str, Any] = Field(
+        default_factory=dict,
+        description="fields of a run that the driver decided on its machine; decided again by the "
+        "next one, so that a search can be resumed elsewhere",
+    )
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _is_a_name(cls, name: Any) -> Any:
+        if not isinstance(name, str) or not re.fullmatch(_NAME, name):
+            text = f"{name!r} is not a name of letters, digits, '.', '_' and '-' (at most 64)"
+            raise ConfigError([((), text)])
+        return name
+
+    @field_validator(
+        "data", "trainer", "search", "objective", "study", "resources", "confirm", mode="before"
+    )
+    @classmethod
+    def _short_forms(cls, value: Any, info: ValidationInfo) -> Any:
+        if info.field_name == "objective" and isinstance(value, str):
+            return {"metric": value}
+        if info.field_name == "confirm" and value is False:
+            return None
+        return {} if value is None else value  # a section with nothing below it
+
+    @field_validator("trainer")
+    @classmethod
+    def _can_be_fixed(cls, fixed: dict[str, Any]) -> dict[str, Any]:
+        if problems := fixed_problems(fixed):
+            raise ConfigError(problems)
+        return fixed
+
+    @field_validator("search")
+    @classmethod
+    def _can_be_searched(
+        cls, search: dict[str, Dimension], info: ValidationInfo
+    ) -> dict[str, Dimension]:
+        if problems := search_problems(search, info.data.get("trainer", {})):
+            raise ConfigError(problems)
+        return ordered(search)
+
+    @field_validator("enqueue", mode="before")
+    @classmethod
+    def _can_be_enqueued(cls, raw: Any, info: ValidationInfo) -> tuple[dict[str, Any], ...]:
+        if raw is None or "search" not in info.data:  # the latter has complaints of its own
+            return ()
+        return enqueued(raw, info.data["search"], info.data.get("trainer", {}))
+
+    @property
+    def fixed(self) -> dict[str, Any]:
+        """Fields that every run of the search has: the space's, and what the machine decides."""
+        return {**self.trainer, **self.machine}
 
     def suggest(self, trial: BaseTrial) -> TrainConfig:
         """Sample the fields that apply, and fill in the fixed ones and the trial's seed.
@@ -61,7 +122,7 @@ class SearchSpec:
         A parameter that does not apply keeps ``TrainConfig``'s default. Parameters that the trial
         has already got (an adopted or fixed trial) come back unchanged.
         """
-        values = dict(self.trainer)
+        values = self.fixed
         for name, dimension in self.search.items():
             if dimension.is_active(values):
                 values[name] = dimension.suggest(name, trial)
@@ -80,10 +141,18 @@ class SearchSpec:
         leader_epoch = self.objective.leader_epoch
         return TrainConfig(**values, data=self.data, leader_epoch=leader_epoch)
 
-    def example(self) -> TrainConfig:
-        """Return the first enqueued configuration, the rest from the middle of each range."""
+    def example(self, **chosen: Any) -> TrainConfig:
+        """Return the first enqueued configuration, the rest from the middle of each range.
+
+        Args:
+            chosen: Values of searched fields that come before both.
+
+        Raises:
+            ConfigError: They do not go together.
+        """
         values = {name: dimension.middle() for name, dimension in self.search.items()}
-        return self.suggest(FixedTrial({**values, **(self.enqueue[0] if self.enqueue else {})}))
+        first = self.enqueue[0] if self.enqueue else {}
+        return self.suggest(FixedTrial({**values, **first, **chosen}))
 
     def largest(self, **chosen: Any) -> TrainConfig:
         """Return the configuration that takes most memory, the rest from the middle.
@@ -99,6 +168,13 @@ class SearchSpec:
             for name, dimension in self.search.items()
         }
         return self.suggest(FixedTrial({**values, **chosen}))
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The training methods that trials may have."""
+        if "method" in self.search:
+            return tuple(self.search["method"].values())
+        return (self.trainer.get("method", TrainConfig.model_fields["method"].default),)
 
     @property
     def has_conditions(self) -> bool:
@@ -161,19 +237,13 @@ class SearchSpec:
 
     def to_plain(self) -> dict[str, Any]:
         """Return the resolved space as plain values, section by section."""
-        search = {}
-        for name, dimension in self.search.items():
-            values = dimension.model_dump(mode="json", exclude_defaults=True)
-            search[name] = {"type": values.pop("type"), **values}
-        return {
-            "format": FORMAT,
-            "name": self.name,
-            "data": self.data.model_dump(mode="json"),
-            "trainer": dict(self.trainer),
-            "search": search,
-            "enqueue": [dict(entry) for entry in self.enqueue],
-            "objective": self.objective.model_dump(mode="json"),
-            "study": self.study.to_plain(),
-            "resources": self.resources.model_dump(mode="json"),
-            "confirm": self.confirm.model_dump(mode="json") if self.confirm else False,
+        search = {
+            name: {
+                "type": dimension.type,
+                **dimension.model_dump(mode="json", exclude_defaults=True),
+            }
+            for name, dimension in self.search.items()
         }
+        confirm = self.confirm.model_dump(mode="json") if self.confirm else False
+        plain = self.model_dump(mode="json")
+        return {"format": FORMAT, **plain, "search": search, "confirm": confirm}

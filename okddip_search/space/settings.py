@@ -3,12 +3,19 @@
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    WithJsonSchema,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
-from okddip_search.algorithms.choice import Choice, parse_choice
+from okddip_search.algorithms.choice import Choice, choice_schema, parse_choice
 from okddip_search.algorithms.pruners import PRUNERS
 from okddip_search.algorithms.samplers import SAMPLERS
 from trainer.config.strict import ConfigError, Count, StrictModel, nearest
+from trainer.config.train import MethodName
 from trainer.registry import METHODS
 
 _UNIT_S = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
@@ -77,8 +84,12 @@ class StudySettings(StrictModel):
         20, ge=1, le=1_000_000, description="finished trials (complete or pruned), enqueued too"
     )
     timeout: float | None = Field(None, description="seconds (8h, 90m, 30s); null: none")
-    sampler: Choice = Field(Choice(type="tpe"), description="how configurations are chosen")
-    pruner: Choice = Field(Choice(type="median"), description="when a trial is given up")
+    sampler: Annotated[Choice, WithJsonSchema(choice_schema(SAMPLERS))] = Field(
+        Choice(type="tpe"), description="how configurations are chosen"
+    )
+    pruner: Annotated[Choice, WithJsonSchema(choice_schema(PRUNERS))] = Field(
+        Choice(type="median"), description="when a trial is given up"
+    )
     wait_for_ramp_up: bool = Field(
         True, description="prune no trial before its distillation weight has reached 0.7"
     )
@@ -89,7 +100,7 @@ class StudySettings(StrictModel):
     )
     seed: int = Field(0, ge=0, lt=2**63, description="of the sampler and of every trial")
 
-    @field_validator("timeout", mode="before")
+    @field_validator("timeout", mode="before", json_schema_input_type=float | str | None)
     @classmethod
     def _in_seconds(cls, value: Any) -> float | None:
         try:
@@ -107,18 +118,13 @@ class StudySettings(StrictModel):
     def _known_pruner(cls, value: Any) -> Choice:
         return parse_choice(value, PRUNERS)
 
-    def to_plain(self) -> dict[str, Any]:
-        """Return the YAML form."""
-        return {
-            "trials": self.trials,
-            "timeout": None if self.timeout is None else format_duration(self.timeout),
-            "sampler": self.sampler.to_plain(),
-            "pruner": self.pruner.to_plain(),
-            "wait_for_ramp_up": self.wait_for_ramp_up,
-            "max_failures": self.max_failures,
-            "keep_leaders": self.keep_leaders,
-            "seed": self.seed,
-        }
+    @field_serializer("timeout")
+    def _as_written(self, timeout: float | None) -> str | None:
+        return None if timeout is None else format_duration(timeout)
+
+
+RENAMED = {"rivals": "baselines"}
+"""Fields of ``confirm`` by the names that they had before version 0.2."""
 
 
 class ConfirmSettings(StrictModel):
@@ -126,26 +132,26 @@ class ConfirmSettings(StrictModel):
 
     top: int = Field(3, ge=1, le=20, description="best configurations of the search to confirm")
     seeds: int = Field(5, ge=2, le=1000, description="runs of each, with the same list of seeds")
-    rivals: Literal["searched", "tuned"] = Field(
+    baselines: Literal["searched", "tuned"] = Field(
         "searched",
-        description="rivals' optimiser settings: the search's best, or from a search of their own",
+        description="their optimiser settings: the search's best, or from a search of their own",
     )
     methods: tuple[str, ...] = Field(
         ("single", "independent", "dml", "one", "cl_ilr"),
-        description="rival methods, at equal cost",
+        description="baseline methods, at equal cost",
     )
     single: Literal["epochs", "seconds"] = Field(
         "epochs",
         description="what single gets as much of as a group; seconds adds a longer run of it",
     )
 
-    @field_validator("methods", mode="before")
+    @field_validator("methods", mode="before", json_schema_input_type=list[MethodName])
     @classmethod
     def _known_methods(cls, names: Any) -> tuple[str, ...]:
         if not isinstance(names, (list, tuple)):
             raise ConfigError([((), f"{names!r} is not a list of methods")])
         for index, name in enumerate(names):
-            place = (str(index),)
+            place = (index,)
             if not isinstance(name, str) or name not in METHODS:
                 text = f"{name!r} is not one of {', '.join(METHODS)}{nearest(str(name), METHODS)}"
                 raise ConfigError([(place, text)])
@@ -177,7 +183,7 @@ class ResourceSettings(StrictModel):
         "ten times the median epoch, at least a minute",
     )
 
-    @field_validator("stall_timeout", mode="before")
+    @field_validator("stall_timeout", mode="before", json_schema_input_type=float | str)
     @classmethod
     def _stall_in_seconds(cls, value: Any) -> Any:
         try:

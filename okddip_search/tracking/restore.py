@@ -17,7 +17,7 @@ from okddip_search.confirm.plan import Plan
 from okddip_search.driver.work import CONTENDER, SEED
 from okddip_search.errors import UserError
 from okddip_search.layout import BEST, CONFIRM, CONFIRMATION, JOURNAL, LEADER, PAGE, SPEC
-from okddip_search.space.load import load_space
+from okddip_search.space.load import load_saved
 from okddip_search.space.model import SearchSpec
 from okddip_search.space.settings import ObjectiveSettings
 from okddip_search.study.reading import read_findings, read_run, read_study
@@ -99,7 +99,7 @@ def restore(record: Record) -> None:
     directory, story = record.directory, record.story
     if not (directory / JOURNAL).exists():
         return
-    spec = load_space(directory / SPEC)
+    spec = load_saved(directory)
     trials, attributes = read_study(directory / JOURNAL)
     known = attributes.get(IDENTITY, {})
     search = SearchStage(record, known.get("store", story.store))

@@ -49,7 +49,7 @@ def test_a_directory_from_a_newer_version_is_refused(searched, tmp_path, fault, 
     home = fresh_copy(searched, tmp_path / NAME)
     spec = home / "spec.yaml"
     assert spec.read_text().startswith("format: 1\n")
-    spec.write_text(spec.read_text().replace("format: 1", "format: 2", 1) + "quantum: {}\n")
+    spec.write_text(spec.read_text().replace("format: 2", "format: 3", 1) + "quantum: {}\n")
     before = {p.name: p.read_bytes() for p in home.glob("*.*") if p.is_file()}
     row.tries += 1
     arguments = ["--resume", "--out", NAME] if command == "resume" else [command, NAME]

@@ -13,7 +13,8 @@ from okddip_search.space.load import bundled_spaces
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--explain"], ["spaces"], ["train", "--help"], ["version"]]
+    "arguments",
+    [["--help"], ["--explain"], ["spaces"], ["schema"], ["train", "--help"], ["version"]],
 )
 def test_it_answers_without_importing_torch_ray_or_mlflow(tmp_path, arguments):
     probe = (

@@ -36,7 +36,7 @@ SMALL = {
         "seed": 0,
     },
     "resources": {"cpus_per_trial": 1.0, "gpus_per_trial": None, "max_concurrent": 2},
-    "confirm": {"top": 3, "seeds": 5, "methods": ["single", "dml"]},
+    "confirm": {"top": 3, "seeds": 5, "methods": ["single", "kd"]},
 }  # fmt: skip
 CHOICES = [
     {"type": "hyperband", "min_resource": 1, "max_resource": 5, "reduction_factor": 3},

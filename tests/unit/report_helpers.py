@@ -179,7 +179,7 @@ def make_confirm(directory: Path) -> dict:
         "ended": "2030-01-01T11:00:00+00:00",
         "objective": {"metric": "leader_accuracy", "reduce": "last", "words": "last epoch"},
         "seeds": [1, 2, 3, 4, 5],
-        "settings": {"top": 1, "seeds": 5, "rivals": "searched", "methods": ["single", "dml"],
+        "settings": {"top": 1, "seeds": 5, "baselines": "searched", "methods": ["single", "dml"],
                      "single": "epochs"},
         "contenders": [
             contender("trial 1", "candidate", config, winner, search_trial=1, search_value=0.93),

@@ -236,3 +236,31 @@ def test_a_file_that_is_no_mapping_is_refused_by_name(text, tmp_path):
 def test_reading_a_configuration_does_not_import_torch(statement):
     code = f"{statement}; import sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("method: single\nleader_weight: 9.0\n", ":2: leader_weight: is not read by single, only"),
+        ("leader_weight: 2.0\nmethod: dml\n",
+         ":1: leader_weight: is not read by dml, only by okddip (did you mean 'peer_weight'?)"),
+        ("method: kd\nteacher: {method: one, attention_dim: 8}\n",
+         ":2: teacher.attention_dim: is not read by one, only by okddip"),
+    ],
+)  # fmt: skip
+def test_a_file_with_a_field_that_its_method_never_reads_is_refused(text, message, tmp_path):
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_config(tmp_path / "config.yaml")
+
+
+def test_a_saved_configuration_may_hold_fields_of_other_methods(tmp_path):
+    """The space that searched the method had them for the others."""
+    config = TrainConfig(method="dml", ramp_epochs=2, leader_weight=2.0)
+    (tmp_path / "best.yaml").write_text(yaml.safe_dump(config.to_dict()))
+    assert load_config(tmp_path / "best.yaml") == config
+
+
+def test_a_field_that_is_not_read_may_have_its_default(tmp_path):
+    (tmp_path / "config.yaml").write_text("method: dml\nleader_weight: 1.0\n")
+    assert load_config(tmp_path / "config.yaml").method == "dml"

@@ -163,7 +163,7 @@ def test_a_candidate_that_is_just_what_a_baseline_would_be_is_compared_as_one(tm
     [
         ({"top": 2}, "other settings: top"),
         ({"seeds": 4}, r"seeds \(from 5 to 4\)"),
-        ({"rivals": "tuned"}, "other settings: rivals"),
+        ({"baselines": "tuned"}, "other settings: baselines"),
         ({"methods": ["singel"]}, "did you mean 'single'"),
     ],
 )
@@ -197,6 +197,14 @@ def test_a_plan_of_version_0_1_0_which_says_rival_is_read(tmp_path, spec, study_
     text = path.read_text().replace("is_baseline:", "is_rival:")
     path.write_text(text.replace("kind: baseline", "kind: rival"))
     assert "is_rival: true" in path.read_text() and "kind: rival" in path.read_text()
+    assert Plan.load(tmp_path) == plan
+
+
+def test_a_plan_of_an_earlier_version_has_the_old_name_of_the_baselines(spec, tmp_path):
+    plan = Plan.begin(spec, ConfirmSettings(baselines="tuned"))
+    plan.save(tmp_path)
+    text = (tmp_path / "plan.yaml").read_text()
+    (tmp_path / "plan.yaml").write_text(text.replace("baselines: tuned", "rivals: tuned"))
     assert Plan.load(tmp_path) == plan
 
 

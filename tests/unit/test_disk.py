@@ -1,7 +1,5 @@
 """The estimate of a search's disk: weights as they are saved, for the largest group of a space."""
 
-from dataclasses import replace
-
 import pytest
 
 import trainer.engine.checkpoint
@@ -21,8 +19,8 @@ trainer: {epochs: 10}
 search:
   model: {type: categorical, choices: [resnet8, resnet20]}
   method: {type: categorical, choices: [okddip, cl_ilr, single]}
-  structure: {type: categorical, choices: [branch, network]}
-  num_peers: {type: int, low: 1, high: 4}
+  structure: {type: categorical, choices: [branch, network], when: {method: [okddip, single]}}
+  num_peers: {type: int, low: 1, high: 4, when: {method: [okddip, cl_ilr]}}
   lr: {type: float, low: 0.01, high: 1, log: true}
 study: {trials: 30}
 """
@@ -85,7 +83,7 @@ def test_the_estimate_grows_with_slots_trials_and_what_is_kept(tmp_path):
         return estimate.total
 
     def studying(**settings):
-        return replace(spec, study=spec.study.model_copy(update=settings))
+        return spec.model_copy(update={"study": spec.study.model_copy(update=settings)})
 
     assert total(slots=4) - total() == 2 * disk.STATES_AT_ONCE * state
     assert total(studying(keep_leaders=5)) - total() == 2 * leader

@@ -85,4 +85,4 @@ def test_more_decoding_processes_than_a_trial_has_cores_are_refused(tmp_path):
     spec = load_space(path)
     with pytest.raises(UserError, match="data.workers is 5, but a trial has 4 cores"):
         _as_run(spec, Allotment(8, 0, 4.0, 0.0, 2))
-    assert _as_run(spec, Allotment(10, 0, 5.0, 0.0, 2)).trainer["num_threads"] == 5
+    assert _as_run(spec, Allotment(10, 0, 5.0, 0.0, 2)).fixed["num_threads"] == 5

@@ -1,7 +1,5 @@
 """What of a space may change when a search goes on, and how what may not is told."""
 
-from dataclasses import replace
-
 import pytest
 
 from okddip_search.errors import UserError
@@ -38,8 +36,14 @@ def test_what_ranks_the_trials_may_not_and_is_named(tmp_path, change, field):
 
 def test_where_the_images_lie_may_change(tmp_path):
     began = space()
-    moved = replace(began, data=began.data.model_copy(update={"root": "/elsewhere"}))
+    moved = began.model_copy(update={"data": began.data.model_copy(update={"root": "/elsewhere"})})
     require_unchanged(began, moved, tmp_path)
+
+
+def test_a_search_can_be_resumed_on_another_machine(tmp_path):
+    began = space().model_copy(update={"machine": {"device": "cuda", "num_threads": 8}})
+    require_unchanged(began, space(), tmp_path)
+    assert left_as_it_was(began, space()) == []
 
 
 def test_what_a_space_file_asks_for_and_does_not_get_is_said():

@@ -12,7 +12,7 @@ from space_helpers import BASE
 
 from okddip_search.algorithms.seeds import trial_seed
 from okddip_search.errors import UserError
-from okddip_search.space.load import bundled_spaces, load_space, summary_of
+from okddip_search.space.load import bundled_spaces, load_saved, load_space, summary_of
 from okddip_search.space.model import SearchSpec
 from trainer.config.train import TrainConfig
 from trainer.io.yaml import dump_yaml, parse_yaml
@@ -246,3 +246,54 @@ def test_a_space_confirms_only_what_it_asks_for(tmp_path, text, seeds):
     path.write_text(BASE + text)
     confirm = load_space(path).confirm
     assert (confirm and confirm.seeds) == seeds
+
+
+def test_what_the_machine_decided_is_in_the_saved_space_and_part_of_every_trial(
+    tmp_path: Path,
+) -> None:
+    spec = load_space(write(tmp_path, BASE))
+    ran = spec.model_copy(update={"machine": {"device": "cpu", "executor": "fused"}})
+    (tmp_path / "spec.yaml").write_text(ran.to_yaml())
+    assert load_saved(tmp_path) == ran
+    assert (ran.example().executor, ran.example().device) == ("fused", "cpu")
+
+
+def test_a_saved_space_begins_another_search_without_the_machine_of_the_first(
+    tmp_path: Path,
+) -> None:
+    spec = load_space(write(tmp_path, BASE))
+    ran = spec.model_copy(update={"machine": {"device": "cuda"}})
+    assert load_space(write(tmp_path, ran.to_yaml())) == spec
+
+
+OLD_NAME = BASE + "confirm:\n  rivals: tuned\n  seeds: 3\n"
+
+
+def test_an_old_name_is_read_and_said_once_with_its_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(tmp_path, OLD_NAME)
+    confirm = load_space(path).confirm
+    assert confirm is not None and confirm.baselines == "tuned"
+    [line] = caplog.messages
+    assert line.startswith(f"{path}:11: confirm.rivals is called confirm.baselines now")
+
+
+def test_an_old_name_on_the_command_line_is_read_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(tmp_path, BASE + "confirm: {baselines: searched}\n")
+    confirm = load_space(path, ["confirm.rivals=tuned"]).confirm
+    assert confirm is not None and confirm.baselines == "tuned"
+    [line] = caplog.messages
+    assert line.startswith("--set confirm.rivals: confirm.rivals is called confirm.baselines now")
+
+
+def test_a_search_of_an_earlier_version_has_old_names_without_a_word(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "spec.yaml").write_text("format: 1\n" + OLD_NAME)
+    confirm = load_saved(tmp_path).confirm
+    assert confirm is not None and confirm.baselines == "tuned"
+    assert not caplog.messages
+    assert "format: 2\n" in load_saved(tmp_path).to_yaml()

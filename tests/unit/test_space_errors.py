@@ -6,7 +6,7 @@ import pytest
 from space_helpers import BASE
 
 from okddip_search.errors import UserError
-from okddip_search.space.load import load_space
+from okddip_search.space.load import load_saved, load_space
 
 
 def write(folder: Path, text: str | bytes) -> Path:
@@ -142,6 +142,42 @@ WRONG = [
     ("conditions in a circle",
      searching("temperature: {type: int, low: 1, high: 2, when: {width: 1}}")
      + "  width: {type: int, low: 1, high: 2, when: {temperature: 1}}\n", (10, 11), ["circle"]),
+    # fields that the method never reads
+    ("fixed and unread", base_with("epochs: 5", "method: single\n  attention_dim: 7").replace(
+        "  num_peers: {type: int, low: 1, high: 4}\n", ""), 5,
+     ["trainer.attention_dim", "is not read by single", "only by okddip"]),
+    ("searched and unread", base_with("epochs: 5", "method: dml").replace(
+        "lr_decay: {type: float, low: 0.1, high: 0.5, when: {lr_schedule: multistep}}",
+        "leader_weight: {type: float, low: 0.1, high: 5}"), 9,
+     ["search.leader_weight", "is not read by dml, only by okddip", "mean 'peer_weight'"]),
+    ("peers of one network", base_with("epochs: 5", "method: single"), 7,
+     ["search.num_peers", "is not read by single, only by okddip, independent, dml"]),
+    ("structure of a branched method", base_with("epochs: 5", "method: one") +
+     "  structure: {type: categorical, choices: [branch, network]}\n", 10,
+     ["search.structure", "is not read by one, only by okddip, single, independent, dml"]),
+    ("unread by some of the methods",
+     searching("method: {type: categorical, choices: [okddip, dml]}")
+     + "  leader_weight: {type: float, low: 0.1, high: 5}\n", 11,
+     ["is not read by dml, only by okddip", "limit it with when: {method: [okddip]}"]),
+    ("condition on methods that do not read it",
+     searching("method: {type: categorical, choices: [okddip, dml]}")
+     + "  dml_target: {type: categorical, choices: [pairwise], when: {method: [okddip, dml]}}\n",
+     11,
+     ["is not read by okddip, only by dml", "limit it"]),
+    ("read by none of the methods", base_with("epochs: 5", "stale_steps: 9").replace(
+        "lr_decay: {type: float, low: 0.1, high: 0.5, when: {lr_schedule: multistep}}",
+        "method: {type: categorical, choices: [okddip, dml]}"), 4,
+     ["trainer.stale_steps", "is not read by okddip, dml, only by codistillation"]),
+    ("unread by a baseline that is not tuned", base_with("epochs: 5", "stale_steps: 9")
+     + "confirm: {methods: [codistillation]}\n", 4, ["is not read by okddip"]),
+    ("unread by the teacher", base_with("epochs: 5", "method: kd\n"
+     "  teacher:\n    method: single\n    leader_weight: 2").replace(
+        "  num_peers: {type: int, low: 1, high: 4}\n", ""), 7,
+     ["trainer.teacher.leader_weight", "is not read by single"]),
+    ("fixed peers for one of the methods", base_with("epochs: 5", "num_peers: 2").replace(
+        "num_peers: {type: int, low: 1, high: 4}",
+        "method: {type: categorical, choices: [okddip, single]}"), 4,
+     ["trainer.num_peers", "2, but single trains one network"]),
     # enqueue
     ("enqueue a mapping", BASE + "enqueue: {lr: 0.1}\n", 10, ["list of configurations"]),
     ("enqueue an empty entry", BASE + "enqueue:\n  - {}\n", 11, ["enqueue[0]"]),
@@ -201,11 +237,14 @@ WRONG = [
     ("confirm's field", BASE + "confirm: {seed: 3}\n", 10, ["confirm.seed", "'seeds'"]),
     ("confirm's range", BASE + "confirm:\n  seeds: 1\n", 11, ["1 is not", "[2, 1000]"]),
     ("confirm's kind", BASE + "confirm: 5\n", 10, ["5 is not a mapping"]),
-    ("rivals", BASE + "confirm: {rivals: tunded}\n", 10, ["'tunded'", "searched, tuned"]),
+    ("baselines", BASE + "confirm: {baselines: tunded}\n", 10, ["'tunded'", "searched, tuned"]),
     ("rival", BASE + "confirm: {methods: [dlm]}\n", 10, ["'dlm'", "'dml'"]),
     ("rival twice", BASE + "confirm: {methods: [dml, dml]}\n", 10, ["named twice"]),
     ("rivals as text", BASE + "confirm: {methods: dml}\n", 10, ["not a list of methods"]),
     ("rival without teacher", BASE + "confirm: {methods: [kd]}\n", 10, ["trainer.teacher"]),
+    ("both names", BASE + "confirm: {rivals: tuned, baselines: tuned}\n", 10,
+     ["confirm.rivals", "unknown field"]),
+    ("old name", BASE + "confirm:\n  seeds: 3\n  rivals: tunded\n", 12, ["'tunded'"]),
     ("single", BASE + "confirm: {single: minutes}\n", 10, ["'minutes'", "epochs, seconds"]),
 ]  # fmt: skip
 
@@ -260,3 +299,37 @@ def test_wrong_options_name_themselves(tmp_path: Path) -> None:
     assert complaint(tmp_path, BASE, timeout="8 h ours").startswith("--timeout: '8 h ours'")
     assert complaint(tmp_path, BASE, trials=0).startswith("--trials: 0 is not a whole number")
     assert complaint(tmp_path, BASE, name="a/b").startswith("--name: 'a/b'")
+
+
+READ = {
+    "condition through another field": """  method: {type: categorical, choices: [okddip, dml]}
+  dml_target: {type: categorical, choices: [pairwise, ensemble_first], when: {method: dml}}
+  peer_weight: {type: float, low: 0.1, high: 5}
+  leader_weight: {type: float, low: 0.1, high: 5, when: {method: okddip}}
+""",
+    "teacher of a baseline": """  momentum: {type: float, low: 0.8, high: 0.9}
+trainer: {teacher: {model: resnet8, method: single}}
+confirm: {methods: [kd]}
+""",
+    "field of a tuned baseline": """  momentum: {type: float, low: 0.8, high: 0.9}
+trainer: {stale_steps: 9, structure: network}
+confirm: {methods: [codistillation], baselines: tuned}
+""",
+    "field of one of the methods": """  method: {type: categorical, choices: [okddip, dml]}
+trainer: {leader_weight: 2.0}
+""",
+}
+
+
+@pytest.mark.parametrize("text", READ.values(), ids=READ)
+def test_a_field_that_is_read_by_what_is_trained_is_accepted(tmp_path: Path, text: str) -> None:
+    load_space(write(tmp_path, base_with("trainer:\n  epochs: 5\n", "") + text))
+
+
+def test_a_search_that_an_earlier_version_began_with_an_unread_field_can_be_resumed(
+    tmp_path: Path,
+) -> None:
+    text = base_with("epochs: 5", "method: dml\n  ramp_epochs: 2")
+    assert "is not read by dml" in complaint(tmp_path, text)
+    (tmp_path / "spec.yaml").write_text(text)
+    assert load_saved(tmp_path).trainer["ramp_epochs"] == 2

@@ -62,7 +62,7 @@ def test_it_is_measured_once_and_read_again_by_a_resumed_search(tmp_path):
     assert [one["trials"] for one in speed.tried] == [1, 2]
     again, asked = measured(spec, tmp_path)
     assert (again, asked) == (speed, [])
-    applied = speed.applied_to(spec).trainer
+    applied = speed.applied_to(spec).fixed
     assert {applied["executor"], applied["precision"]}.isdisjoint({"auto"})
     assert speed.share(spec.resources).cpus_per_trial == speed.chosen["cpus_per_trial"]
     asked_for = spec.resources.model_copy(update={"cpus_per_trial": 4.0})
@@ -179,6 +179,18 @@ def test_runs_that_do_not_fit_are_told_from_slow_ones():
     assert side_by_side(config, Shape(1, 4, 4, 10), 1) is None  # the process ended
 
 
+def test_a_resumed_search_asks_its_own_machine(tmp_path):
+    text = SPACE.replace("auto", "fused", 1).replace("precision: auto", "precision: fp32")
+    spec = space(tmp_path, text.replace("cpus_per_trial: auto", "cpus_per_trial: 1"))
+    elsewhere = {"device": "cuda", "num_threads": 16, "executor": "graphed"}
+    began = spec.model_copy(update={"machine": elsewhere})
+    request = prepare.Request(began, tmp_path, True, 0, None, None, "")
+    data = load_development_data(spec.data)
+    as_run, _, _ = prepare.settle(request, [Node(2, 0)], data, StopSwitch(print, "again"))
+    assert as_run.machine == {"device": "cpu", "num_threads": 1}
+    assert as_run.fixed["executor"] == "fused"
+
+
 def test_a_search_goes_on_where_the_worker_that_times_dies(tmp_path, monkeypatch):
     def dies(*arguments, **named):
         raise WorkerCrashedError
@@ -190,5 +202,5 @@ def test_a_search_goes_on_where_the_worker_that_times_dies(tmp_path, monkeypatch
     stop = StopSwitch(print, "again")
     as_run, allotment, speed = prepare.settle(request, [Node(2, 0)], data, stop)
     assert (speed, allotment.slots) == (Speed(), 2)
-    assert as_run.trainer["executor"] == "auto"
+    assert as_run.fixed["executor"] == "auto"
     assert not (tmp_path / "speed.json").exists()

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from trainer.config.strict import ConfigError
-from trainer.config.train import TrainConfig
+from trainer.config.train import HYPERPARAMETERS, TrainConfig, unread_fields
 from trainer.io.yaml import KeyPath, Parsed, YamlError, parse_yaml, read_text
 
 
@@ -24,14 +25,29 @@ def load_config(path: Path) -> TrainConfig:
     if not isinstance(parsed.values, Mapping):
         raise ConfigError([((), f"{path}:1: not a mapping of fields to values")])
     try:
-        return TrainConfig(**parsed.values)
+        config = TrainConfig(**parsed.values)
+        _require_read(parsed.values, config.method)
+        return config
     except ConfigError as error:
         raise ConfigError(
             [
-                ((), f"{path}:{_line(parsed, p)}: {'.'.join(p)}: {text}")
+                ((), f"{path}:{_line(parsed, p)}: {'.'.join(map(str, p))}: {text}")
                 for p, text in error.problems
             ]
         ) from None
+
+
+def _require_read(values: Mapping[str, Any], method: str) -> None:
+    """Refuse what the method never reads, as it would have no effect.
+
+    A file with the hyperparameters of all methods was not written by hand: ``best.yaml`` holds
+    every field, and those that are not read may come from a space that searched the method.
+    """
+    defaults = TrainConfig.model_fields
+    given = {k: v for k, v in values.items() if v != defaults[k].default}
+    problems = unread_fields(given, [method])
+    if problems and not values.keys() >= HYPERPARAMETERS:
+        raise ConfigError(problems)
 
 
 def _line(parsed: Parsed, problem: KeyPath) -> int:

@@ -4,14 +4,15 @@ This module needs no torch, so that the driver can check a search space with it 
 """
 
 import difflib
-from collections.abc import Iterable
-from typing import Annotated, Any, Literal, get_args, get_origin
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from trainer.io.text import shown
+from trainer.io.yaml import KeyPath
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -36,11 +37,11 @@ class ConfigError(ValueError):
         problems: Pairs of the field's path (``("data", "root")``) and what is wrong with it.
     """
 
-    def __init__(self, problems: list[tuple[tuple[str, ...], str]]) -> None:
-        self.problems = problems
+    def __init__(self, problems: Sequence[tuple[KeyPath, str]]) -> None:
+        self.problems = list(problems)
         told = [
-            shown(": ".join(filter(None, (".".join(path), text))), LONGEST_PROBLEM)
-            for path, text in problems[:MOST_PROBLEMS]
+            shown(": ".join(filter(None, (".".join(map(str, path)), text))), LONGEST_PROBLEM)
+            for path, text in self.problems[:MOST_PROBLEMS]
         ]
         more = len(problems) - MOST_PROBLEMS
         super().__init__("; ".join(told + ([f"and {more} more"] if more > 0 else [])))
@@ -94,6 +95,8 @@ class StrictModel(BaseModel):
     """A frozen pydantic model without type coercion whose errors name field, value and range."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    part: ClassVar[str] = "field"
+    """The word for one of its values in messages."""
 
     def __init__(self, /, **values: Any) -> None:
         """Validate the values.
@@ -104,19 +107,21 @@ class StrictModel(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise ConfigError(_problems(type(self), error)) from None
+            raise ConfigError(_problems(type(self), error, values)) from None
 
 
-def _problems(model: type[BaseModel], error: ValidationError) -> list[tuple[tuple[str, ...], str]]:
-    found: dict[tuple[str, ...], str] = {}
+def _problems(
+    model: type[StrictModel], error: ValidationError, values: Mapping[str, Any]
+) -> list[tuple[KeyPath, str]]:
+    found: dict[KeyPath, str] = {}
     for item in error.errors():
         cause = item.get("ctx", {}).get("error")
         name = str(item["loc"][0]) if item["loc"] else ""
         if isinstance(cause, ConfigError):  # a nested model has spoken already
-            prefix = (name,) if name else ()
+            prefix = _place(item["loc"], values)
             found.update({prefix + path: text for path, text in cause.problems})
         elif item["type"] == "extra_forbidden":
-            found[(name,)] = f"unknown field{nearest(name, model.model_fields)}"
+            found[(name,)] = f"unknown {model.part}{nearest(name, model.model_fields)}"
         elif name not in model.model_fields:  # a text that is none: half a surrogate pair
             found[(name,)] = f"cannot be read ({item['type']})"
         elif item["type"] == "missing":
@@ -128,6 +133,13 @@ def _problems(model: type[BaseModel], error: ValidationError) -> list[tuple[tupl
             range_ = describe_range(model.model_fields[name])
             found[(name,)] = f"{_written(item['input'])} is not {range_}{hint}"
     return list(found.items())
+
+
+def _place(loc: KeyPath, values: Any) -> KeyPath:
+    """Return the part of pydantic's location that is in the values; its own names come after it."""
+    if not loc or not isinstance(values, Mapping) or loc[0] not in values:
+        return ()
+    return (loc[0], *_place(loc[1:], values[loc[0]]))
 
 
 def _written(value: object) -> str:

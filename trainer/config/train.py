@@ -5,13 +5,15 @@ Defaults are the paper's setting (Chen et al. 2020, "Online Knowledge Distillati
 Peers", section 4.1) wherever the paper has one.
 """
 
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from trainer.config.data import DataConfig, require_plain
-from trainer.config.strict import ConfigError, Fraction, StrictModel
-from trainer.registry import METHODS, MODELS, width_problem
+from trainer.config.strict import ConfigError, Fraction, StrictModel, nearest
+from trainer.io.yaml import KeyPath
+from trainer.registry import METHODS, MODELS, readers_of, width_problem
 
 if TYPE_CHECKING:
     MethodName = str
@@ -134,7 +136,7 @@ class TrainConfig(StrictModel):
     @model_validator(mode="after")
     def _method_fits(self) -> Self:
         info = METHODS[self.method]
-        problems: list[tuple[tuple[str, ...], str]] = []
+        problems: list[tuple[KeyPath, str]] = []
         if info.grouped == (self.num_peers == 0):
             what = (
                 "trains a group: 1 or more" if info.grouped else "trains one network: leave it out"
@@ -213,3 +215,36 @@ def _require_few_teachers(teacher: object) -> None:
         teacher, count = teacher.get("teacher"), count + 1
     if count > MOST_TEACHERS:
         raise ConfigError([((), f"{count} teachers of teachers are more than {MOST_TEACHERS}")])
+
+
+HYPERPARAMETERS = frozenset(name for info in METHODS.values() for name in info.hyperparameters)
+"""All method-specific fields; each method reads some of them."""
+
+
+def unread_fields(values: Mapping[str, Any], methods: Collection[str]) -> list[tuple[KeyPath, str]]:
+    """Return the method-specific fields that none of the methods reads, with the reason.
+
+    ``TrainConfig`` itself takes them: configurations of several methods are made from the same
+    fields, and a saved one holds them all. A file that a person writes is held against this.
+
+    Args:
+        values: The fields given, valid ones; a teacher's description is checked as well.
+        methods: The methods that are trained with them.
+    """
+    problems: list[tuple[KeyPath, str]] = [
+        ((name,), unread(name, methods))
+        for name in values
+        if name in HYPERPARAMETERS and not set(methods) & set(readers_of(name))
+    ]
+    teacher = values.get("teacher")
+    if isinstance(teacher, Mapping) and not problems:
+        method = teacher.get("method", TrainConfig.model_fields["method"].default)
+        problems += [(("teacher", *path), text) for path, text in unread_fields(teacher, [method])]
+    return problems
+
+
+def unread(field: str, methods: Collection[str]) -> str:
+    """Say that some methods do not read a field, which do, and what it may have been meant for."""
+    own = [name for method in methods for name in METHODS[method].hyperparameters]
+    hint = nearest(field, own) if field in HYPERPARAMETERS else ""
+    return f"is not read by {', '.join(methods)}, only by {', '.join(readers_of(field))}{hint}"
