@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 from side_by_side import machine, random_data
 
-from okddip_search.cluster.resources import Share
+from okddip_search.cluster.resources import Concurrency
 from okddip_search.driver.bridge import StudyBridge
 from okddip_search.driver.work import SearchAgenda
 from okddip_search.space.load import load_space
@@ -46,7 +46,7 @@ def main(trials: int, epochs: int) -> None:
         tracker = Tracker(folder, None, spec.name, on_trouble=print)
         tracker.search_started({}, {}, [])
         bridge = StudyBridge(
-            open_study(folder, spec), SearchAgenda(spec), Share(2), listeners=[tracker]
+            open_study(folder, spec), SearchAgenda(spec), Concurrency(2), listeners=[tracker]
         )
         for number in range(trials):
             started = time.perf_counter()

@@ -25,7 +25,7 @@ from optuna.trial import BaseTrial
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from okddip_search.cluster.resources import Share
+from okddip_search.cluster.resources import Concurrency
 from okddip_search.driver.bridge import StudyBridge
 from okddip_search.driver.work import SearchAgenda
 from okddip_search.space.load import load_space
@@ -141,7 +141,7 @@ class Ours:
         )
         self._epochs = table.epochs
         self._history: dict[int, list[dict[str, Any]]] = {}
-        self._bridge = StudyBridge(study, TableAgenda(spec, table), Share(SLOTS), ())
+        self._bridge = StudyBridge(study, TableAgenda(spec, table), Concurrency(SLOTS), ())
 
     def start(self) -> Mapping[str, Any]:
         """See ``Searching``."""

@@ -5,7 +5,7 @@ from pathlib import Path
 import optuna
 
 from okddip_search.cli.disk import estimate_disk, most_runs
-from okddip_search.cluster.resources import Node, allot, count_cpus, count_gpus
+from okddip_search.cluster.resources import Node, allocate, count_cpus, count_gpus
 from okddip_search.driver.autotune import left_to_timing, load_speed
 from okddip_search.formatting import duration, params_text
 from okddip_search.layout import BEST, DATA, JOURNAL, PAGE, SPEC, SPEED
@@ -26,7 +26,7 @@ def explain_search(
     Raises:
         UserError: The search cannot run here as asked.
     """
-    allotment = allot(spec.resources, [Node(count_cpus(), count_gpus())], asked_gpus=gpus)
+    allocation = allocate(spec.resources, [Node(count_cpus(), count_gpus())], asked_gpus=gpus)
     study = spec.study
     echo(spec.to_yaml())
     echo("# Budget")
@@ -37,7 +37,7 @@ def explain_search(
     if study.timeout is not None:
         echo(f"no trial starts after {duration(study.timeout)}")
     echo("\n# Resources")
-    echo(allotment.words)
+    echo(allocation.words)
     echo(_timing(spec, directory))
     echo("\n# First trials")
     for number, params in enumerate(first_params(spec)):
@@ -47,7 +47,7 @@ def explain_search(
         echo("\n# Confirmation, after the search")
         echo(_confirmation(spec.confirm))
     echo("\n# Disk")
-    disk = estimate_disk(spec, allotment.slots, own_store=tracking_uri is None)
+    disk = estimate_disk(spec, allocation.slots, own_store=tracking_uri is None)
     echo(disk.describe() if disk else "unknown: the networks could not be counted")
     echo("\n# Would write")
     for name, what in (

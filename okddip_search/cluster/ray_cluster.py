@@ -20,8 +20,8 @@ from okddip_search.cluster.ray_private import (
     raylet_watched,
     shut_down,
 )
-from okddip_search.cluster.reaper import guarded
-from okddip_search.cluster.resources import Allotment, Node, allot, count_cpus, count_gpus
+from okddip_search.cluster.reaper import reaped
+from okddip_search.cluster.resources import Allocation, Node, allocate, count_cpus, count_gpus
 from okddip_search.cluster.signals import StopSwitch
 from okddip_search.errors import UserError
 from okddip_search.space.settings import ResourceSettings
@@ -71,26 +71,26 @@ def ray_cluster(
             if node["Alive"]
         ]
         try:
-            allot(settings, nodes, asked_gpus=gpus)
+            allocate(settings, nodes, asked_gpus=gpus)
             yield nodes
         finally:
             ray.shutdown()
         return
     here = Node(count_cpus(), count_gpus())
-    allotment = allot(settings, [here], asked_gpus=gpus)  # a mistake is told at once
+    allocation = allocate(settings, [here], asked_gpus=gpus)  # a mistake is told at once
     # Ray's sockets live there, and their paths may have 107 bytes at most.
     place = "/tmp" if len(tempfile.gettempdir()) > 20 and os.path.isdir("/tmp") else None
     _remove_stale(Path(place or tempfile.gettempdir()))
     with (
         tempfile.TemporaryDirectory(prefix=PREFIX, dir=place, ignore_cleanup_errors=True) as short,
         exclusive_lock(Path(short, OWNER)),
-        guarded(Path(short), ENDED, terminal) as has_told,
+        reaped(Path(short), ENDED, terminal) as has_told,
         stop.at_once(has_told),
     ):
         # In the environment of our processes alone: Ray's own file is readable by everybody.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         with _signals_blocked(), on_loopback(), asking_nobody():
-            _start_ray(Path(short), allotment)
+            _start_ray(Path(short), allocation)
         try:
             with raylet_watched():
                 yield [here]
@@ -98,7 +98,7 @@ def ray_cluster(
             shut_down()
 
 
-def _start_ray(short: Path, allotment: Allotment) -> None:
+def _start_ray(short: Path, allocation: Allocation) -> None:
     """Start a private Ray whose files lie in a folder of ours.
 
     Raises:
@@ -107,8 +107,8 @@ def _start_ray(short: Path, allotment: Allotment) -> None:
     try:
         ray.init(
             address="local",
-            num_cpus=allotment.cpus,
-            num_gpus=allotment.gpus,
+            num_cpus=allocation.cpus,
+            num_gpus=allocation.gpus,
             include_dashboard=False,
             log_to_driver=False,
             # Ray opens it to everybody, sockets and all; the folder around it is ours alone.

@@ -29,7 +29,7 @@ ROUNDS = 20
 
 
 @contextmanager
-def guarded(folder: Path, last_words: str, terminal: IO[str]) -> Iterator[Callable[[], None]]:
+def reaped(folder: Path, last_words: str, terminal: IO[str]) -> Iterator[Callable[[], None]]:
     """Have the processes of a Ray killed at the end of the block, or of this process.
 
     What it yields is for a process that ends at once and has told the user: no last words then.

@@ -12,7 +12,7 @@ from okddip_search.space.settings import ResourceSettings
 
 
 @dataclass(frozen=True)
-class Share:
+class Concurrency:
     """How many trials run at a time.
 
     Attributes:
@@ -30,16 +30,16 @@ class Share:
             return self.slots
         return max(1, int(1 / self.gpus_per_trial + 1e-9))
 
-    def halved(self) -> "Share | None":
+    def halved(self) -> "Concurrency | None":
         """Return the share with half as many on a device; None where one has it alone already."""
         together = self.per_device
         if together == 1:
             return None
         half = together // 2
         slots = max(1, self.slots * half // together)
-        return Share(slots, 1 / half if self.gpus_per_trial else 0.0)
+        return Concurrency(slots, 1 / half if self.gpus_per_trial else 0.0)
 
-    def at_most(self, per_device: int) -> "Share":
+    def at_most(self, per_device: int) -> "Concurrency":
         """Return the share, halved until no more trials than that share a device."""
         share = self
         while share.per_device > per_device and (less := share.halved()):
@@ -48,7 +48,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Allotment:
+class Allocation:
     """How the machine (or cluster) is shared out.
 
     Attributes:
@@ -76,9 +76,9 @@ class Allotment:
         )
 
     @property
-    def share(self) -> Share:
+    def share(self) -> Concurrency:
         """How many trials run at a time."""
-        return Share(self.slots, self.gpus_per_trial)
+        return Concurrency(self.slots, self.gpus_per_trial)
 
     @property
     def threads_per_trial(self) -> int:
@@ -111,10 +111,10 @@ class Node(NamedTuple):
     gpus: int
 
 
-def allot(
+def allocate(
     settings: ResourceSettings, nodes: Sequence[Node], *, asked_gpus: int | None
-) -> Allotment:
-    """Share out what there is. A trial lives on one node, so that every node is shared out alone.
+) -> Allocation:
+    """Concurrency out what there is. A trial lives on one node, so that every node is shared out alone.
 
     Args:
         settings: Of the space; null values are decided here.
@@ -147,7 +147,7 @@ def allot(
             "there are " + ", ".join(f"{node.cpus} and {node.gpus}" for node in used),
             "Lower resources.cpus_per_trial or resources.gpus_per_trial in the space.",
         )
-    return Allotment(
+    return Allocation(
         sum(node.cpus for node in nodes),
         gpus,
         cpus_per_trial,

@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from okddip_search.cluster.resources import Allotment
+from okddip_search.cluster.resources import Allocation
 from okddip_search.confirm.plan import PAPER, Configuration, Plan
 from okddip_search.confirm.statistics import (
     Comparison,
@@ -147,7 +147,7 @@ def compose(
     runs: Mapping[str, Sequence[Run]],
     *,
     objective: ObjectiveSettings,
-    allotment: Allotment,
+    allocation: Allocation,
     search: optuna.Study,
     search_dir: Path,
     costs: Mapping[str, Mapping[str, Any]],
@@ -159,7 +159,7 @@ def compose(
         plan: Plan of the confirmation.
         runs: Result of ``collect_runs``.
         objective: The objective behind ``validation``.
-        allotment: Resources of a run.
+        allocation: Resources of a run.
         search: The search's study.
         search_dir: Directory of the search.
         costs: Parameters, MACs and latency of the leaders measured so far, by label.
@@ -173,7 +173,7 @@ def compose(
         "seeds": list(plan.seeds),
         "settings": plan.settings.model_dump(mode="json"),
         "contenders": [
-            _configuration(c, runs[c.label], allotment, costs.get(c.label, {}))
+            _configuration(c, runs[c.label], allocation, costs.get(c.label, {}))
             for c in plan.configurations
         ],
         "winner": winner,
@@ -186,7 +186,7 @@ def compose(
 
 
 def _configuration(
-    configuration: Configuration, runs: Sequence[Run], allotment: Allotment, cost: Mapping[str, Any]
+    configuration: Configuration, runs: Sequence[Run], allocation: Allocation, cost: Mapping[str, Any]
 ) -> dict[str, Any]:
     times = [run.seconds for run in runs if run.seconds is not None]
     whole = [r.seconds for r in runs if r.seconds is not None and r.state == "complete"]
@@ -206,8 +206,8 @@ def _configuration(
             "training_s": sum(times),
             "training_s_per_run": sum(whole) / len(whole) if whole else None,
             "tuning_s": cost.get("tuning_s", 0.0),
-            "gpus": allotment.gpus_per_trial,
-            "cpus": allotment.cpus_per_trial,
+            "gpus": allocation.gpus_per_trial,
+            "cpus": allocation.cpus_per_trial,
             "leader_parameters": cost.get("parameters"),
             "leader_macs": cost.get("macs"),
             "leader_latency_ms": cost.get("latency_ms"),

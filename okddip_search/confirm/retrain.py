@@ -80,7 +80,7 @@ def _train(session: Session, winner: Configuration, seed: int, final: Path) -> b
     epochs = int(winner.config["epochs"])
     screen = SearchConsole(session.terminal, "retrain", 1, epochs, 0, noun="run")
     # Not tracked in MLflow, where accuracies on training images would appear beside honest ones.
-    session.run_study(study, agenda, final, screen, None, session.data.undivided())
+    session.run_study(study, agenda, final, screen, None, session.data.merged_splits())
     run = runs_with(study, attributes)[-1]
     if run.state is not TrialState.COMPLETE:
         session.say(f"The retraining did not finish. {run.user_attrs.get(REASON, '')}")

@@ -338,7 +338,7 @@ class _Confirmation(Listener):
             plan,
             self._runs(plan),
             objective=session.spec.objective,
-            allotment=session.allotment,
+            allocation=session.allocation,
             search=self.search,
             search_dir=session.directory,
             costs=self.costs,

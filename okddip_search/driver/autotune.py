@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
-from okddip_search.cluster.resources import Allotment
+from okddip_search.cluster.resources import Allocation
 from okddip_search.errors import UserError
 from okddip_search.layout import SPEED
 from okddip_search.space.model import SearchSpec
@@ -27,7 +27,7 @@ MOST_TRIALS_PER_GPU = 8
 CONTEXT_GIB = 0.6
 """GPU memory of a process's CUDA context and libraries, which torch does not report."""
 HEADROOM = 0.9
-"""Share of a GPU's memory available to trials."""
+"""Concurrency of a GPU's memory available to trials."""
 
 T = TypeVar("T")
 
@@ -120,7 +120,7 @@ def load_speed(directory: Path) -> Speed | None:
 
 def find_speed(
     spec: SearchSpec,
-    allotment: Allotment,
+    allocation: Allocation,
     shape: Sequence[int],
     node_cpus: int,
     directory: Path,
@@ -130,7 +130,7 @@ def find_speed(
 
     Args:
         spec: The space.
-        allotment: Resources of a trial before tuning.
+        allocation: Resources of a trial before tuning.
         shape: Channels, height and width of the images, and number of classes.
         node_cpus: Cores of the largest machine.
         directory: Of the search.
@@ -139,23 +139,23 @@ def find_speed(
     known = load_speed(directory)
     if known is not None:
         return known
-    speed = _fastest_variant(spec, allotment, shape, ask)
-    speed = _best_packing(speed, speed.applied_to(spec), allotment, shape, node_cpus, ask)
+    speed = _fastest_variant(spec, allocation, shape, ask)
+    speed = _best_packing(speed, speed.applied_to(spec), allocation, shape, node_cpus, ask)
     if speed.chosen:
         write_json(directory / SPEED, vars(speed))
     return speed
 
 
 def _fastest_variant(
-    spec: SearchSpec, allotment: Allotment, shape: Sequence[int], ask: Ask
+    spec: SearchSpec, allocation: Allocation, shape: Sequence[int], ask: Ask
 ) -> Speed:
-    variants = open_variants(spec, on_gpu=allotment.gpus_per_trial > 0)
+    variants = open_variants(spec, on_gpu=allocation.gpus_per_trial > 0)
     if len(variants) < 2:
         return Speed()
-    config = _as_run(spec.example(), allotment.threads_per_trial, allotment)
+    config = _as_run(spec.example(), allocation.threads_per_trial, allocation)
     answer = ask(
         measure_variants, config, shape, variants,
-        cpus=allotment.cpus_per_trial, gpus=allotment.gpus_per_trial,
+        cpus=allocation.cpus_per_trial, gpus=allocation.gpus_per_trial,
     )  # fmt: skip
     seconds = {(executor, precision): s for executor, precision, s in answer["seconds"]}
     if not seconds:
@@ -215,18 +215,18 @@ def fastest(seconds: Mapping[tuple[str, str], float]) -> tuple[str, str]:
 def _best_packing(
     speed: Speed,
     spec: SearchSpec,
-    allotment: Allotment,
+    allocation: Allocation,
     shape: Sequence[int],
     node_cpus: int,
     ask: Ask,
 ) -> Speed:
     resources = spec.resources
-    on_gpu = allotment.gpus_per_trial > 0
+    on_gpu = allocation.gpus_per_trial > 0
     asked = resources.trials_per_gpu if on_gpu else resources.cpus_per_trial
     if asked != "auto":
         return speed
-    cores = int(allotment.cpus_per_trial) if on_gpu else node_cpus
-    config = _as_run(spec.largest(), cores, allotment)
+    cores = int(allocation.cpus_per_trial) if on_gpu else node_cpus
+    config = _as_run(spec.largest(), cores, allocation)
     answer = ask(measure_packing, config, shape, cores, cpus=cores, gpus=float(on_gpu))
     tried = [Candidate(**one) for one in answer["tried"]]
     trials = most_gets_done(tried, answer["total_gib"])
@@ -259,8 +259,8 @@ def most_gets_done(tried: Sequence[Candidate], total_gib: float) -> int:
     return best.trials
 
 
-def _as_run(config: TrainConfig, threads: int, allotment: Allotment) -> dict[str, Any]:
-    device = "cuda" if allotment.gpus_per_trial > 0 else "cpu"
+def _as_run(config: TrainConfig, threads: int, allocation: Allocation) -> dict[str, Any]:
+    device = "cuda" if allocation.gpus_per_trial > 0 else "cpu"
     return {**config.to_dict(), "num_threads": max(1, threads), "device": device}
 
 

@@ -16,7 +16,7 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from okddip_search.algorithms.pruners import PRUNE_FROM, first_prunable_step
-from okddip_search.cluster.resources import Share
+from okddip_search.cluster.resources import Concurrency
 from okddip_search.driver.retries import DISK_PAUSE_S, WORKER_DEATHS_FORGIVEN, Cause, Failures
 from okddip_search.driver.work import Agenda
 from okddip_search.space.settings import ObjectiveSettings
@@ -46,7 +46,7 @@ class OpenTrial:
 
     trial: Trial
     config: TrainConfig
-    share: Share
+    share: Concurrency
     curve: dict[int, float] = field(default_factory=dict)
     heard_at_s: float = field(default_factory=time.monotonic)
 
@@ -68,7 +68,7 @@ class StudyBridge:
     Attributes:
         share: How many trials run at once; halved where they run out of memory.
         interrupted: Set from outside to stop the search; its trials stay RUNNING.
-        placeless: Set from outside if no machine has room for its trials, which stay RUNNING.
+        unschedulable: Set from outside if no machine has room for its trials, which stay RUNNING.
         abort_reason: Why the search gave up; empty if it did not.
     """
 
@@ -76,7 +76,7 @@ class StudyBridge:
         self,
         study: optuna.Study,
         agenda: Agenda,
-        share: Share,
+        share: Concurrency,
         listeners: Sequence[Listener],
         say: Callable[[str], None] = logger.warning,
     ) -> None:
@@ -84,7 +84,7 @@ class StudyBridge:
         self.agenda = agenda
         self.share = share.at_most(study.user_attrs.get(PER_DEVICE, share.per_device))
         self.interrupted = False
-        self.placeless = False
+        self.unschedulable = False
         self.abort_reason = ""
         self._listeners = Listeners(listeners)
         self._say = say

@@ -11,7 +11,7 @@ from ray.exceptions import RayError
 from rich.console import Console
 
 from okddip_search.cluster.remote import call_in_worker
-from okddip_search.cluster.resources import Allotment, Node, allot
+from okddip_search.cluster.resources import Allocation, Node, allocate
 from okddip_search.cluster.signals import StopSwitch
 from okddip_search.driver.autotune import Speed, find_speed
 from okddip_search.errors import UserError
@@ -60,50 +60,50 @@ def load_data(spec: SearchSpec, directory: Path, terminal: Console) -> Developme
 
 def settle(
     request: Request, nodes: Sequence[Node], data: DevelopmentData, stop: StopSwitch
-) -> tuple[SearchSpec, Allotment, Speed]:
+) -> tuple[SearchSpec, Allocation, Speed]:
     """Return the spec and the resources of its trials, with ``auto`` resolved by timing."""
     spec = request.spec.model_copy(update={"machine": {}})  # the last driver's may differ
     resources = spec.resources
     images = data.train
     shape = (images.channels, *images.size, images.num_classes)
-    allotment = allot(resources, nodes, asked_gpus=request.gpus)
-    _as_run(spec, allotment)  # reports a mistake before anything is timed
+    allocation = allocate(resources, nodes, asked_gpus=request.gpus)
+    _as_run(spec, allocation)  # reports a mistake before anything is timed
     node_cpus = max(node.cpus for node in nodes)
     ask = partial(call_in_worker, stop)
     try:
-        speed = find_speed(spec, allotment, shape, node_cpus, request.directory, ask)
+        speed = find_speed(spec, allocation, shape, node_cpus, request.directory, ask)
     except RayError:  # trials that decide by rule are better than none, and show the error
         logger.exception("timing")
         speed = Speed()
-    allotment = allot(speed.share(resources), nodes, asked_gpus=request.gpus)
-    return _as_run(speed.applied_to(spec), allotment), allotment, speed
+    allocation = allocate(speed.share(resources), nodes, asked_gpus=request.gpus)
+    return _as_run(speed.applied_to(spec), allocation), allocation, speed
 
 
-def _as_run(spec: SearchSpec, allotment: Allotment) -> SearchSpec:
+def _as_run(spec: SearchSpec, allocation: Allocation) -> SearchSpec:
     """Return the spec with device and threads filled in; values in the space file take precedence.
 
     Raises:
         UserError: The space wants CUDA and its trials get no GPU, or more threads than cores.
     """
-    if allotment.gpus_per_trial == 0 and spec.trainer.get("device") == "cuda":
+    if allocation.gpus_per_trial == 0 and spec.trainer.get("device") == "cuda":
         raise UserError(
             "trainer.device is cuda, but the trials get no GPU",
             "Leave trainer.device out of the space, or give --gpus at least 1.",
         )
-    if spec.trainer.get("num_threads", 0) > allotment.threads_per_trial:
+    if spec.trainer.get("num_threads", 0) > allocation.threads_per_trial:
         raise UserError(
             f"trainer.num_threads is {spec.trainer['num_threads']}, but a trial has "
-            f"{allotment.cpus_per_trial:g} cores: more threads than cores are several times slower",
+            f"{allocation.cpus_per_trial:g} cores: more threads than cores are several times slower",
             "Leave trainer.num_threads out, or raise resources.cpus_per_trial.",
         )
-    if (spec.data.workers or 0) > allotment.cpus_per_trial:
+    if (spec.data.workers or 0) > allocation.cpus_per_trial:
         raise UserError(
-            f"data.workers is {spec.data.workers}, but a trial has {allotment.cpus_per_trial:g} "
+            f"data.workers is {spec.data.workers}, but a trial has {allocation.cpus_per_trial:g} "
             "cores: more processes than cores decode no faster",
             "Leave data.workers out, or raise resources.cpus_per_trial.",
         )
-    here: dict[str, Any] = {"num_threads": allotment.threads_per_trial}
+    here: dict[str, Any] = {"num_threads": allocation.threads_per_trial}
     # Explicit, so that a worker that has lost its GPU fails instead of training on the CPU.
-    here["device"] = "cuda" if allotment.gpus_per_trial > 0 else "cpu"
+    here["device"] = "cuda" if allocation.gpus_per_trial > 0 else "cpu"
     machine = {k: v for k, v in here.items() if k not in spec.trainer}
     return spec.model_copy(update={"machine": {**spec.machine, **machine}})

@@ -22,7 +22,7 @@ from rich.console import Console
 from okddip_search.cluster.ray_cluster import new_scratch, ray_cluster
 from okddip_search.cluster.ray_private import low_memory_survived
 from okddip_search.cluster.remote import call_in_worker
-from okddip_search.cluster.resources import Allotment
+from okddip_search.cluster.resources import Allocation
 from okddip_search.cluster.signals import Stopped, StopSwitch
 from okddip_search.driver.bridge import StudyBridge
 from okddip_search.driver.prepare import Request, load_data, settle
@@ -66,7 +66,7 @@ class Session:
         directory: Directory of the search, absolute.
         terminal: The user's terminal.
         data: Training and validation images.
-        allotment: Resources of a trial, and number of concurrent trials.
+        allocation: Resources of a trial, and number of concurrent trials.
         tracker: Sends the search to MLflow.
         switch: Set when the user wants to stop.
     """
@@ -75,7 +75,7 @@ class Session:
     directory: Path
     terminal: Console
     data: DevelopmentData
-    allotment: Allotment
+    allocation: Allocation
     tracker: Tracker
     switch: StopSwitch
 
@@ -118,7 +118,7 @@ class Session:
         retention = Retention(home / TRIALS, agenda.keep_leaders)
         watching = (keeper, retention, tracked, screen)
         listeners = [listener for listener in watching if listener is not None]
-        bridge = StudyBridge(study, agenda, self.allotment.share, listeners, self.say)
+        bridge = StudyBridge(study, agenda, self.allocation.share, listeners, self.say)
         retention.sweep(ends_in(study))  # files of an earlier driver
         if tracked is not None:
             trials = study.get_trials(deepcopy=False)
@@ -131,8 +131,8 @@ class Session:
         return bridge
 
     def _tune(self, bridge: StudyBridge, home: Path, data: DevelopmentData) -> None:
-        allotment = self.allotment
-        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(allotment.slots)
+        allocation = self.allocation
+        os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(allocation.slots)
         folders = {
             "trials_dir": str(home / TRIALS),
             "teachers_dir": str(self.directory / TEACHERS),
@@ -141,8 +141,8 @@ class Session:
             tune.with_parameters(OKDDipTrial, arrays=data.to_arrays(), **folders),
             # Per trial: after one ran out of memory, later ones get a larger share of a GPU.
             lambda config: {
-                "cpu": allotment.cpus_per_trial,
-                "gpu": config.get("gpus", allotment.gpus_per_trial),
+                "cpu": allocation.cpus_per_trial,
+                "gpu": config.get("gpus", allocation.gpus_per_trial),
             },
         )
         scheduler = StudyScheduler(bridge)
@@ -175,12 +175,12 @@ class Session:
             shutil.rmtree(scratch, ignore_errors=True)
 
     def _watchdog(self, bridge: StudyBridge, scheduler: StudyScheduler) -> Watchdog:
-        cpus = self.allotment.cpus_per_trial
+        cpus = self.allocation.cpus_per_trial
         return Watchdog(bridge, scheduler, self.spec.resources, cpus, self.say)
 
     def in_worker(self, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         """Call a function in a worker with a trial's resources (``call_in_worker``)."""
-        share = self.allotment
+        share = self.allocation
         return call_in_worker(
             self.switch,
             function,
@@ -213,7 +213,7 @@ class Session:
             "okddip.space": spec.name,
             "okddip.data_fingerprint": self.data.fingerprint,
             "okddip.reduction": spec.objective.words,
-            "okddip.slots": str(self.allotment.slots),
+            "okddip.slots": str(self.allocation.slots),
             "okddip.host": platform.node(),
             "okddip.python": platform.python_version(),
             **{
@@ -254,14 +254,14 @@ def open_session(request: Request, resume_command: str) -> Iterator[Session]:
         ) as nodes:
             stop.take_over()  # Ray has installed a SIGTERM handler that aborts
             stop.check()
-            spec, allotment, speed = settle(request, nodes, data, stop)
+            spec, allocation, speed = settle(request, nodes, data, stop)
             request = replace(request, spec=spec)
             stop.resume_command = resume_command
             write_atomically(directory / SPEC, spec.to_yaml())
             home = directory.resolve()
             tracker = Tracker(home, uri, spec.name, on_trouble=stop.say)
-            session = Session(request, home, terminal, data, allotment, tracker, stop)
-            session.say(allotment.words)
+            session = Session(request, home, terminal, data, allocation, tracker, stop)
+            session.say(allocation.words)
             if speed.describe():
                 session.say(speed.describe())
             tracker.search_started(*session.provenance())

@@ -56,7 +56,7 @@ class StudySearcher(NotPickled, Searcher):  # type: ignore[misc]
     ) -> None:
         """Record the last epoch, for which Tune skips the scheduler, and close the trial."""
         number = self._numbers.pop(trial_id, None)
-        if number is None or self._bridge.interrupted or self._bridge.placeless:
+        if number is None or self._bridge.interrupted or self._bridge.unschedulable:
             return
         if error or result is None:  # the scheduler knows why, unless the driver itself failed
             self._bridge.requeue(number, "its worker ended without a word", "died")
@@ -149,4 +149,4 @@ class WhenInterrupted(NotPickled, Stopper):  # type: ignore[misc]
 
     def stop_all(self) -> bool:
         """Return whether Tune is to end."""
-        return self._bridge.interrupted or self._bridge.placeless
+        return self._bridge.interrupted or self._bridge.unschedulable

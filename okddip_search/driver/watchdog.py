@@ -113,5 +113,5 @@ class Watchdog(NotPickled, Callback):  # type: ignore[misc]
         if line := self._placing.look():
             self._say(line)
         if self._placing.given_up:
-            self._bridge.placeless = True
+            self._bridge.unschedulable = True
             self._bridge.abort_reason = self._placing.given_up

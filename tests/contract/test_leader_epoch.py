@@ -95,6 +95,6 @@ def test_a_state_of_before_there_was_a_choice_is_gone_on_from(data, tmp_path):
 
 
 def test_among_images_that_it_was_trained_on_the_last_epoch_counts(data, tmp_path):
-    train(tiny(**RESTLESS, leader_epoch="best"), data.undivided(), tmp_path)
+    train(tiny(**RESTLESS, leader_epoch="best"), data.merged_splits(), tmp_path)
     assert not [name for name in state(tmp_path)[0] if name.startswith("best.")]
     assert load_leader(tmp_path / "leader").info.validation_accuracy is None

@@ -4,7 +4,7 @@ import json
 from html.parser import HTMLParser
 from pathlib import Path
 
-from okddip_search.cluster.resources import Share
+from okddip_search.cluster.resources import Concurrency
 from okddip_search.driver.bridge import StudyBridge
 from okddip_search.driver.work import SearchAgenda
 from okddip_search.report.page import write_report
@@ -53,7 +53,7 @@ def begin(directory: Path, space: str) -> tuple[StudyBridge, DevelopmentData]:
     data = load_development_data(spec.data)
     study = open_study(directory, spec)
     require_same_images(study, data.fingerprint)
-    return StudyBridge(study, SearchAgenda(spec), Share(9), listeners=()), data
+    return StudyBridge(study, SearchAgenda(spec), Concurrency(9), listeners=()), data
 
 
 def run_trial(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 from optuna.trial import TrialState
 
-from okddip_search.cluster.resources import Share
+from okddip_search.cluster.resources import Concurrency
 from okddip_search.driver.bridge import StudyBridge, reduced
 from okddip_search.driver.retries import WORKER_DEATHS_FORGIVEN
 from okddip_search.driver.work import CONTENDER, SEED, FixedAgenda, SearchAgenda
@@ -56,7 +56,7 @@ def make(tmp_path):
         witness = Witness()
         said = witness.said
         return StudyBridge(
-            open_study(tmp_path, spec), SearchAgenda(spec), Share(slots), [witness], said.append
+            open_study(tmp_path, spec), SearchAgenda(spec), Concurrency(slots), [witness], said.append
         ), witness
 
     return make
@@ -282,13 +282,13 @@ def test_a_resumed_search_remembers_how_many_fit(make):
 @pytest.mark.parametrize(
     ("share", "halved"),
     [
-        (Share(8, 0.25), Share(4, 0.5)),  # two GPUs
-        (Share(3, 1 / 3), Share(1, 1.0)),
-        (Share(5, 0.25), Share(2, 0.5)),  # max_concurrent: 5
-        (Share(8, 1.0), None),
-        (Share(4, 2.0), None),
-        (Share(2), Share(1)),
-        (Share(1), None),
+        (Concurrency(8, 0.25), Concurrency(4, 0.5)),  # two GPUs
+        (Concurrency(3, 1 / 3), Concurrency(1, 1.0)),
+        (Concurrency(5, 0.25), Concurrency(2, 0.5)),  # max_concurrent: 5
+        (Concurrency(8, 1.0), None),
+        (Concurrency(4, 2.0), None),
+        (Concurrency(2), Concurrency(1)),
+        (Concurrency(1), None),
     ],
 )
 def test_half_as_many_trials_on_a_gpu_or_on_a_machine_without_one(share, halved):
@@ -367,7 +367,7 @@ def test_a_journal_damaged_in_its_middle_is_told(make, tmp_path):
 
 def fixed_bridge(tmp_path, runs):
     agenda = FixedAgenda({"a": {"epochs": 2}}, ObjectiveSettings(), {}, 5)
-    return StudyBridge(open_fixed_study(tmp_path, "fixed", runs), agenda, Share(1), [])
+    return StudyBridge(open_fixed_study(tmp_path, "fixed", runs), agenda, Concurrency(1), [])
 
 
 RUNS = [{CONTENDER: "a", SEED: 5}, {CONTENDER: "a", SEED: 6}]

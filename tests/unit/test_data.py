@@ -105,7 +105,7 @@ def test_arrays_survive_the_object_store_without_copy_or_warning():
 
 def test_undivided_data_are_all_images_prepared_as_before():
     divided = load_development_data(DataConfig(train_limit=50, flip=True))
-    whole = divided.undivided()
+    whole = divided.merged_splits()
     assert (len(divided.train), len(divided.validation), len(whole.train)) == (50, 144, 194)
     assert same(whole.train.subset(torch.arange(50)), divided.train)
     assert same(whole.train.subset(torch.arange(50, 194)), divided.validation)
@@ -114,19 +114,19 @@ def test_undivided_data_are_all_images_prepared_as_before():
         assert getattr(whole, name) == getattr(divided, name)
     assert (divided.is_undivided, whole.is_undivided) == (False, True)
     assert (divided.trained_on, whole.trained_on) == ("train", "train and validation")
-    assert whole.undivided() is whole
+    assert whole.merged_splits() is whole
 
 
 def test_undivided_data_have_a_fingerprint_of_their_own_that_repeats():
     divided = load_development_data(DataConfig(train_limit=50))
     other = load_development_data(DataConfig(train_limit=51))
-    prints = [data.undivided().fingerprint for data in (divided, divided, other)]
+    prints = [data.merged_splits().fingerprint for data in (divided, divided, other)]
     assert prints[0] == prints[1] and len({divided.fingerprint, *prints}) == 3
     assert all(len(fingerprint) == 16 for fingerprint in prints)
 
 
 def test_undivided_data_survive_the_object_store():
-    whole = load_development_data(DataConfig(train_limit=50)).undivided()
+    whole = load_development_data(DataConfig(train_limit=50)).merged_splits()
     back = development_data_from_arrays(whole.to_arrays())
     assert back.is_undivided and back.fingerprint == whole.fingerprint
     assert same(back.train, whole.train) and same(back.validation, whole.validation)

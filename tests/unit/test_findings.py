@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from optuna.trial import TrialState
 
-from okddip_search.cluster.resources import Allotment
+from okddip_search.cluster.resources import Allocation
 from okddip_search.confirm.plan import PAPER, Configuration, Plan
 from okddip_search.confirm.results import (
     baselines_of,
@@ -22,7 +22,7 @@ from okddip_search.space.settings import ConfirmSettings, ObjectiveSettings
 from okddip_search.study.study import open_fixed_study
 from okddip_search.study.trials import REASON
 
-ALLOTMENT = Allotment(2, 0, 1.0, 0.0, 2)
+ALLOTMENT = Allocation(2, 0, 1.0, 0.0, 2)
 
 
 def configuration(label, kind, trial=None, value=None, method="okddip", may_win=False):
@@ -80,7 +80,7 @@ def conclude(tmp_path):
         runs = collect_runs(plan, study, home, accuracies)
         search = open_fixed_study(tmp_path / "search", "s", [])
         return runs, compose(
-            plan, runs, objective=ObjectiveSettings(), allotment=ALLOTMENT, search=search,
+            plan, runs, objective=ObjectiveSettings(), allocation=ALLOTMENT, search=search,
             search_dir=tmp_path, costs={}, openings=[],
         )  # fmt: skip
 

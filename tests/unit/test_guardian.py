@@ -16,10 +16,10 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the system does
 DRIVER = """
 import os, subprocess, sys, time
 from pathlib import Path
-from okddip_search.cluster.reaper import guarded
+from okddip_search.cluster.reaper import reaped
 
 folder = Path(sys.argv[1])
-with guarded(folder, "last words", sys.stdout) as has_told:
+with reaped(folder, "last words", sys.stdout) as has_told:
     tree = ["sh", "-c", "sleep 60 & echo $!; sleep 61; true", str(folder)]
     daemon = subprocess.Popen(tree, stdout=subprocess.PIPE, text=True)
     other = subprocess.Popen(["sleep", "62"], stdout=subprocess.DEVNULL)

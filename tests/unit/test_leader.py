@@ -120,7 +120,7 @@ def test_an_onnx_file_takes_batches_of_any_size(leader, tmp_path):
 def retrained(data, tmp_path_factory) -> Path:
     """The directory of a run on all images."""
     directory = tmp_path_factory.mktemp("retrained")
-    with TrainingRun(tiny(epochs=1), data.undivided(), directory) as run:
+    with TrainingRun(tiny(epochs=1), data.merged_splits(), directory) as run:
         run.step()
     return directory
 
@@ -144,11 +144,11 @@ def test_a_run_on_all_images_and_one_on_divided_ones_do_not_go_on_in_each_other(
     with TrainingRun(tiny(), data, tmp_path) as run:
         run.step()
     with pytest.raises(CheckpointError, match="on other images"):
-        TrainingRun(tiny(), data.undivided(), tmp_path)
+        TrainingRun(tiny(), data.merged_splits(), tmp_path)
 
 
 def test_flatness_says_where_its_images_were_trained_on(data, tmp_path):
-    for name, images in (("divided", data), ("all", data.undivided())):
+    for name, images in (("divided", data), ("all", data.merged_splits())):
         with TrainingRun(tiny(epochs=1), images, tmp_path / name) as run:
             run.step()
     said = {

@@ -2,14 +2,14 @@
 
 import pytest
 
-from okddip_search.cluster.resources import Allotment, Node, allot, count_gpus
+from okddip_search.cluster.resources import Allocation, Node, allocate, count_gpus
 from okddip_search.errors import UserError
 from okddip_search.space.load import load_space
 from okddip_search.space.settings import ResourceSettings
 
 
 def share(cpus, gpus, asked=None, **settings):
-    return allot(ResourceSettings(**settings), [Node(cpus, gpus)], asked_gpus=asked)
+    return allocate(ResourceSettings(**settings), [Node(cpus, gpus)], asked_gpus=asked)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_gpus_can_be_left_unused():
     ],
 )
 def test_every_node_of_a_cluster_is_shared_out_alone(nodes, asked, settings, slots, threads):
-    shared = allot(ResourceSettings(**settings), [Node(*node) for node in nodes], asked_gpus=asked)
+    shared = allocate(ResourceSettings(**settings), [Node(*node) for node in nodes], asked_gpus=asked)
     assert (shared.slots, shared.threads_per_trial) == (slots, threads)
 
 
@@ -84,5 +84,5 @@ def test_more_decoding_processes_than_a_trial_has_cores_are_refused(tmp_path):
     )
     spec = load_space(path)
     with pytest.raises(UserError, match="data.workers is 5, but a trial has 4 cores"):
-        _as_run(spec, Allotment(8, 0, 4.0, 0.0, 2))
-    assert _as_run(spec, Allotment(10, 0, 5.0, 0.0, 2)).fixed["num_threads"] == 5
+        _as_run(spec, Allocation(8, 0, 4.0, 0.0, 2))
+    assert _as_run(spec, Allocation(10, 0, 5.0, 0.0, 2)).fixed["num_threads"] == 5

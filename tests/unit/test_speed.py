@@ -3,7 +3,7 @@
 import pytest
 from ray.exceptions import WorkerCrashedError
 
-from okddip_search.cluster.resources import Node, allot
+from okddip_search.cluster.resources import Node, allocate
 from okddip_search.cluster.signals import StopSwitch
 from okddip_search.driver import prepare
 from okddip_search.driver.autotune import (
@@ -41,14 +41,14 @@ def space(tmp_path, text=SPACE):
 
 def measured(spec, directory, cores=2):
     """Measure in this process instead of a worker."""
-    allotment = allot(spec.resources, [Node(cores, 0)], asked_gpus=0)
+    allocation = allocate(spec.resources, [Node(cores, 0)], asked_gpus=0)
     asked = []
 
     def ask(function, *arguments, cpus, gpus):
         asked.append((function.__name__, cpus, gpus))
         return function(*arguments)
 
-    return find_speed(spec, allotment, DIGITS, cores, directory, ask), asked
+    return find_speed(spec, allocation, DIGITS, cores, directory, ask), asked
 
 
 def test_it_is_measured_once_and_read_again_by_a_resumed_search(tmp_path):
@@ -200,7 +200,7 @@ def test_a_search_goes_on_where_the_worker_that_times_dies(tmp_path, monkeypatch
     request = prepare.Request(spec, tmp_path, False, 0, None, None, "")
     data = load_development_data(spec.data)
     stop = StopSwitch(print, "again")
-    as_run, allotment, speed = prepare.settle(request, [Node(2, 0)], data, stop)
-    assert (speed, allotment.slots) == (Speed(), 2)
+    as_run, allocation, speed = prepare.settle(request, [Node(2, 0)], data, stop)
+    assert (speed, allocation.slots) == (Speed(), 2)
     assert as_run.fixed["executor"] == "auto"
     assert not (tmp_path / "speed.json").exists()

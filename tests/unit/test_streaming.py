@@ -284,7 +284,7 @@ def test_lists_of_files_survive_the_object_store_without_pixels_or_copies(
 
 def test_undivided_files_are_all_of_them_wherever_they_are_listed(root: Path) -> None:
     divided = load(root, flip=False)
-    whole = divided.undivided()
+    whole = divided.merged_splits()
     for data in (whole, development_data_from_arrays(whole.to_arrays())):
         assert isinstance(data, StreamedData) and data.is_undivided
         assert names(data.train) == names(divided.train) + names(divided.validation)

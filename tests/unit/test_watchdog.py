@@ -6,7 +6,7 @@ import pytest
 from optuna.trial import TrialState
 
 from okddip_search.cluster import waiting as placement
-from okddip_search.cluster.resources import Share
+from okddip_search.cluster.resources import Concurrency
 from okddip_search.cluster.waiting import what_is_missing
 from okddip_search.driver import watchdog
 from okddip_search.driver.bridge import StudyBridge
@@ -46,7 +46,7 @@ class Scene:
         monkeypatch.setattr(watchdog, "time", clock)
         monkeypatch.setattr(placement, "time", clock)
         monkeypatch.setattr("okddip_search.driver.bridge.time", clock)
-        self.bridge = StudyBridge(open_study(tmp_path, spec), SearchAgenda(spec), Share(1), [])
+        self.bridge = StudyBridge(open_study(tmp_path, spec), SearchAgenda(spec), Concurrency(1), [])
         self.hands, self.said = Hands(), []
         self.dog = Watchdog(self.bridge, self.hands, spec.resources, 1.0, self.said.append)
         config = {"number": self.bridge.next_trial().trial.number}
@@ -111,10 +111,10 @@ def test_trials_that_no_node_has_room_for_are_told_and_given_up(scene, monkeypat
     s.trial.status = "PENDING"
     s.wait(70)
     assert "CPU: a trial needs 1 cores and 0 GPUs" in s.said[0]
-    assert not s.bridge.placeless
+    assert not s.bridge.unschedulable
     for _ in range(40):
         s.wait(60)
-    assert s.bridge.placeless
+    assert s.bridge.unschedulable
     assert "CPU" in s.bridge.abort_reason
     assert s.bridge.study.trials[0].state is TrialState.RUNNING  # a resume goes on with it
 

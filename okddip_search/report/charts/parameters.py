@@ -37,7 +37,7 @@ def importances(data: Mapping[str, Any]) -> Figure | None:
         "cliponaxis": False,
         "hovertemplate": "%{y}: %{x:.2f}<extra></extra>",
     }
-    x = axis("Share of the importance (sums to 1)", rangemode="tozero")
+    x = axis("Concurrency of the importance (sums to 1)", rangemode="tozero")
     y = axis("", ticks="")
     del y["title"]
     return figure(
