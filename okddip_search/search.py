@@ -51,7 +51,9 @@ def _search(session: Session, then_confirm: bool) -> int:
     study = open_study(session.directory, spec)
     require_same_images(study, session.data.fingerprint)
     allocation = session.allocation
-    study.set_user_attr(SHARE, {"cpus": allocation.cpus_per_trial, "gpus": allocation.gpus_per_trial})
+    study.set_user_attr(
+        SHARE, {"cpus": allocation.cpus_per_trial, "gpus": allocation.gpus_per_trial}
+    )
     study.set_user_attr(IDENTITY, session.tracker.identity)
     finished = len(trials_in(study, TrialState.COMPLETE, TrialState.PRUNED))
     screen = SearchConsole(

@@ -186,7 +186,10 @@ def compose(
 
 
 def _configuration(
-    configuration: Configuration, runs: Sequence[Run], allocation: Allocation, cost: Mapping[str, Any]
+    configuration: Configuration,
+    runs: Sequence[Run],
+    allocation: Allocation,
+    cost: Mapping[str, Any],
 ) -> dict[str, Any]:
     times = [run.seconds for run in runs if run.seconds is not None]
     whole = [r.seconds for r in runs if r.seconds is not None and r.state == "complete"]

@@ -56,7 +56,11 @@ def make(tmp_path):
         witness = Witness()
         said = witness.said
         return StudyBridge(
-            open_study(tmp_path, spec), SearchAgenda(spec), Concurrency(slots), [witness], said.append
+            open_study(tmp_path, spec),
+            SearchAgenda(spec),
+            Concurrency(slots),
+            [witness],
+            said.append,
         ), witness
 
     return make

@@ -50,7 +50,9 @@ def test_gpus_can_be_left_unused():
     ],
 )
 def test_every_node_of_a_cluster_is_shared_out_alone(nodes, asked, settings, slots, threads):
-    shared = allocate(ResourceSettings(**settings), [Node(*node) for node in nodes], asked_gpus=asked)
+    shared = allocate(
+        ResourceSettings(**settings), [Node(*node) for node in nodes], asked_gpus=asked
+    )
     assert (shared.slots, shared.threads_per_trial) == (slots, threads)
 
 

@@ -46,7 +46,9 @@ class Scene:
         monkeypatch.setattr(watchdog, "time", clock)
         monkeypatch.setattr(placement, "time", clock)
         monkeypatch.setattr("okddip_search.driver.bridge.time", clock)
-        self.bridge = StudyBridge(open_study(tmp_path, spec), SearchAgenda(spec), Concurrency(1), [])
+        self.bridge = StudyBridge(
+            open_study(tmp_path, spec), SearchAgenda(spec), Concurrency(1), []
+        )
         self.hands, self.said = Hands(), []
         self.dog = Watchdog(self.bridge, self.hands, spec.resources, 1.0, self.said.append)
         config = {"number": self.bridge.next_trial().trial.number}
