@@ -30,18 +30,18 @@ class World(NamedTuple):
         seeds: Seeds of the confirm phase.
         candidates: The search's top k.
         rho: Correlation of a run's validation and test noise, in [0, 1].
-        rivals: Settings that the winner is compared with; their true accuracy is 0.
+        baselines: Settings that the winner is compared with; their true accuracy is 0.
         gain: True accuracy of the searched settings, on average.
         spread: Standard deviation of their true accuracies.
-        noisy: Noise of the candidates and of the first rival; that of the other rivals is 1.
-        paper: The first rival is the paper's setting, which is a candidate as well.
+        noisy: Noise of the candidates and of the first baseline; that of the other baselines is 1.
+        paper: The first baseline is the paper's setting, which is a candidate as well.
         as_one: Leave out the correction for choosing among candidates.
     """
 
     seeds: int = 5
     candidates: int = 3
     rho: float = 0.5
-    rivals: int = 3
+    baselines: int = 3
     gain: float = 0.0
     spread: float = 0.0
     noisy: tuple[float, float] = (1.0, 1.0)
@@ -67,20 +67,20 @@ def simulate(world: World, repetitions: int, seed: int = 0) -> Rates:
 
 
 def confirm_once(world: World, rng: np.random.Generator) -> Rates:
-    k, rivals = world.candidates, world.rivals
+    k, baselines = world.candidates, world.baselines
     searched = world.gain + world.spread * rng.standard_normal(TRIALS)
     top = np.argsort(-searched - rng.standard_normal(TRIALS))[:k]
-    truth_K = np.concatenate([searched[top], np.zeros(rivals)])
-    noise_K1 = np.ones((k + rivals, 1))
+    truth_K = np.concatenate([searched[top], np.zeros(baselines)])
+    noise_K1 = np.ones((k + baselines, 1))
     noise_K1[:k], noise_K1[k] = world.noisy
-    shape = (k + rivals, world.seeds)
+    shape = (k + baselines, world.seeds)
     luck_KN = rng.standard_normal(shape)
     luck_of_seed_2N = rng.standard_normal((2, world.seeds))
     own_KN = world.rho * luck_KN + (1 - world.rho**2) ** 0.5 * rng.standard_normal(shape)
     validation_KN = truth_K[:, None] + noise_K1 * luck_KN + luck_of_seed_2N[0]
     test_KN = truth_K[:, None] + noise_K1 * own_KN + luck_of_seed_2N[1]
 
-    labels = [f"trial {i}" for i in range(k)] + [f"rival {i}" for i in range(rivals)]
+    labels = [f"trial {i}" for i in range(k)] + [f"baseline {i}" for i in range(baselines)]
     truth = dict(zip(labels, POINTS * truth_K, strict=True))
     validation, test = (
         {label: scores(row) for label, row in zip(labels, noise, strict=True)}
@@ -92,7 +92,7 @@ def confirm_once(world: World, rng: np.random.Generator) -> Rates:
     opened = {label: test[label] for label in (winner, *others)}
     comparisons = compare(winner, opened, others, 1 if world.as_one else len(candidates))
 
-    gains = [truth[winner] - truth[c.rival] for c in comparisons]
+    gains = [truth[winner] - truth[c.baseline] for c in comparisons]
     pairs = list(zip(comparisons, gains, strict=True))
     return Rates(
         any(c.verdict == "better" and gain <= 0 for c, gain in pairs),
@@ -116,7 +116,7 @@ def table(title: str, heads: list[str], rows: list[list[str]]) -> None:
         print(f"| {' | '.join(row)} |", flush=True)
 
 
-RIVALS = (1, 3, 6)
+BASELINES = (1, 3, 6)
 CANDIDATES = (1, 3, 5)
 RHOS = (0.0, 0.5, 0.9)
 GAINS = (1.0, 2.0)
@@ -124,16 +124,22 @@ POWER_SEEDS = (2, 3, 4, 5, 6, 8, 10, 15, 20)
 
 
 def null_table(repetitions: int) -> None:
-    heads = ["seeds", "k", "rho", *(f"false {r}" for r in RIVALS), *(f"cover {r}" for r in RIVALS)]
+    heads = [
+        "seeds",
+        "k",
+        "rho",
+        *(f"false {r}" for r in BASELINES),
+        *(f"cover {r}" for r in BASELINES),
+    ]
     rows = []
     for seeds in (3, 5, 10):
         for k in CANDIDATES:
             for rho in RHOS:
-                rates = [simulate(World(seeds, k, rho, r), repetitions) for r in RIVALS]
+                rates = [simulate(World(seeds, k, rho, r), repetitions) for r in BASELINES]
                 wrong = [percent(rate.any_false_better) for rate in rates]
                 cover = [percent(rate.coverage) for rate in rates]
                 rows.append([str(seeds), str(k), str(rho), *wrong, *cover])
-    table("All settings alike; 1, 3 and 6 rivals: any false better, coverage (%)", heads, rows)
+    table("All settings alike; 1, 3 and 6 baselines: any false better, coverage (%)", heads, rows)
 
 
 def special_table(repetitions: int) -> None:
@@ -145,8 +151,10 @@ def special_table(repetitions: int) -> None:
         "the paper's setting is a candidate, too, rho 0.9": World(paper=True, rho=0.9),
         "searched settings differ by 1 sd": World(spread=1.0),
         "candidates twice as noisy": World(noisy=(2.0, 1.0)),
-        "first rival twice as noisy": World(noisy=(1.0, 2.0)),
-        "candidates 2, first rival 0.5 times as noisy, rho 0.9": World(noisy=(2.0, 0.5), rho=0.9),
+        "first baseline twice as noisy": World(noisy=(1.0, 2.0)),
+        "candidates 2, first baseline 0.5 times as noisy, rho 0.9": World(
+            noisy=(2.0, 0.5), rho=0.9
+        ),
     }
     rows = []
     for words, world in worlds.items():
@@ -154,20 +162,20 @@ def special_table(repetitions: int) -> None:
         cells = [f"{percent(r.any_false_better)} / {percent(r.coverage)}" for r in rates]
         rows.append([words, *cells])
     heads = ["what is special", *(f"{n} seeds" for n in all_seeds)]
-    table("Else 3 candidates, 3 rivals, rho 0.5: any false better / coverage (%)", heads, rows)
+    table("Else 3 candidates, 3 baselines, rho 0.5: any false better / coverage (%)", heads, rows)
 
 
 def power_table(repetitions: int) -> None:
-    heads = ["seeds", *(f"{g:g} sd, {r}" for g in GAINS for r in RIVALS)]
+    heads = ["seeds", *(f"{g:g} sd, {r}" for g in GAINS for r in BASELINES)]
     rows = []
     for n in POWER_SEEDS:
-        worlds = [World(n, rivals=r, gain=g) for g in GAINS for r in RIVALS]
+        worlds = [World(n, baselines=r, gain=g) for g in GAINS for r in BASELINES]
         rows.append([str(n), *(percent(simulate(w, repetitions).power) for w in worlds)])
-    table("True gain of 1 and 2 sd over 1, 3 and 6 rivals, of each found (%)", heads, rows)
+    table("True gain of 1 and 2 sd over 1, 3 and 6 baselines, of each found (%)", heads, rows)
 
 
 def draw(repetitions: int, file: Path) -> None:
-    """Draw error rate, coverage and power; 3 rivals on the left, as many as said on the right."""
+    """Draw error rate, coverage and power; 3 baselines on the left, as labelled on the right."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -197,8 +205,8 @@ def draw(repetitions: int, file: Path) -> None:
         axes.set(xlabel="candidates k", xticks=CANDIDATES)
         axes.legend(frameon=False)
     for gain, line in zip(GAINS, ("--", "-"), strict=True):
-        for rivals, colour, marker in zip(RIVALS, colours, "os^", strict=True):
-            worlds = [World(n, rivals=rivals, gain=gain) for n in POWER_SEEDS]
+        for baselines, colour, marker in zip(BASELINES, colours, "os^", strict=True):
+            worlds = [World(n, baselines=baselines, gain=gain) for n in POWER_SEEDS]
             power.plot(
                 POWER_SEEDS,
                 [100 * simulate(world, repetitions).power for world in worlds],
@@ -206,7 +214,7 @@ def draw(repetitions: int, file: Path) -> None:
                 linestyle=line,
                 marker=marker,
                 markersize=4,
-                label=f"{gain:g} sd, {rivals} rival{'s' * (rivals > 1)}",
+                label=f"{gain:g} sd, {baselines} baseline{'s' * (baselines > 1)}",
             )
     power.axvline(4.5, color="0.7", linewidth=0.8)
     power.set(title="A true gain is found (k = 3, rho 0.5)", xlabel="seeds", ylabel="%")

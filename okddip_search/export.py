@@ -1,4 +1,4 @@
-"""Hands over the winner: the best configuration and the leader's weights, in several formats."""
+"""Exports the winner: the best configuration and the leader's weights, in several formats."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from okddip_search.errors import UserError
 from okddip_search.layout import BEST, CONFIRM, CONFIRMATION, FINAL, LEADER, RESULT, TRIALS
-from okddip_search.study.events import TrialEnd
+from okddip_search.study.events import Listener, TrialEnd
 from trainer.io.files import read_json, write_atomically
 
 FORMATS = ("yaml", "weights", "pt2", "onnx")
@@ -29,27 +29,26 @@ def keep_best(directory: Path, best: TrialEnd, objective: str) -> None:
     Args:
         directory: Of the search.
         best: The trial.
-        objective: In words, how a trial's value comes from its curve.
+        objective: How a trial's value is computed from its curve, in words.
     """
     lines = [
         f"Best configuration of the search {directory.resolve().name}.",
         f"Trial {best.number}: leader's validation accuracy {best.value:.4%} ({objective}).",
         "Chosen on validation images, and one run proves no gain: okddip-search confirm.",
     ]
-    hand_over(directory / TRIALS / str(best.number), directory, lines)
+    export_run(directory / TRIALS / str(best.number), directory, lines)
 
 
-def hand_over(run_dir: Path, target: Path, lines: Sequence[str]) -> None:
+def export_run(run_dir: Path, target: Path, lines: Sequence[str]) -> None:
     """Copy a run's leader to ``target/leader`` and write its configuration, ``target/best.yaml``.
 
-    ``best.yaml`` is a configuration that ``okddip-search train`` runs as it is, with precision,
-    executor and number of threads as they were: the same accuracy to the last digit on the same
-    machine.
+    ``okddip-search train`` runs ``best.yaml`` without changes. It fixes precision, executor and
+    number of threads, so that the same machine reproduces the accuracy to the last digit.
 
     Args:
         run_dir: Of a finished run.
         target: A directory.
-        lines: What the run is, for a reader of the file.
+        lines: Description of the run, written to the top of the file.
 
     Raises:
         UserError: The run's result is damaged.
@@ -77,7 +76,7 @@ def _result_of(run_dir: Path) -> dict[str, Any]:
     try:
         result = read_json(path)
         if not isinstance(result, dict) or not {"config", "environment"} <= result.keys():
-            raise ValueError("it is no result of a run")
+            raise ValueError("it is not the result of a run")
         return result
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is damaged: {error}", "Restore it from a copy.") from None
@@ -91,18 +90,12 @@ def _replace_folder(source: Path, target: Path) -> None:
     fresh.rename(target)
 
 
-class BestKeeper:
-    """A ``Listener`` that keeps ``best.yaml`` and ``leader/`` up to date while a search runs."""
+class BestKeeper(Listener):
+    """Keeps ``best.yaml`` and ``leader/`` up to date while a search runs."""
 
     def __init__(self, directory: Path, objective: str) -> None:
         self._directory = directory
         self._objective = objective
-
-    def trial_started(self, number: int, params: Mapping[str, Any], resumed: bool) -> None:
-        """Do nothing."""
-
-    def epoch_reported(self, number: int, step: int, report: Mapping[str, Any]) -> None:
-        """Do nothing."""
 
     def trial_ended(self, end: TrialEnd, best: TrialEnd | None) -> None:
         """Keep the trial if it is the best now."""
@@ -112,48 +105,48 @@ class BestKeeper:
 
 @dataclass(frozen=True)
 class Winner:
-    """What a search has to hand over.
+    """The best result of a search.
 
     Attributes:
-        home: Holds its ``best.yaml``.
+        directory: Contains its ``best.yaml``.
         leader: Folder of its network.
-        words: What it is, and how far it can be believed.
+        description: Its origin, and how far it can be trusted.
     """
 
-    home: Path
+    directory: Path
     leader: Path
-    words: str
+    description: str
 
 
 def winner_of(directory: Path) -> Winner:
-    """Return what was last found out to be best: retrained, else confirmed, else searched.
+    """Return the best result available: retrained, else confirmed, else from the search.
 
     Raises:
         UserError: There is no winner yet.
     """
     confirmed = directory / CONFIRM
-    later = _has_gone_on(directory)
+    later = _continued_since(directory)
     if (confirmed / FINAL / BEST).exists():
-        words = f"confirmed setting; leader retrained on train + validation images{later}"
-        return Winner(confirmed / FINAL, confirmed / FINAL / LEADER, words)
+        description = f"confirmed setting; leader retrained on train + validation images{later}"
+        return Winner(confirmed / FINAL, confirmed / FINAL / LEADER, description)
     if (confirmed / BEST).exists():
-        words = f"trained over several seeds by a confirmation; its verdict is in the file{later}"
-        return Winner(confirmed, confirmed / LEADER, words)
+        description = f"from a confirmation over several seeds; its verdict is in the file{later}"
+        return Winner(confirmed, confirmed / LEADER, description)
     if (directory / BEST).exists():
-        words = "the search's best, one run: not confirmed"
-        return Winner(directory, directory / LEADER, words)
+        description = "the search's best, one run: not confirmed"
+        return Winner(directory, directory / LEADER, description)
     raise UserError(
         f"{directory} has no {BEST}: no trial of a search there is complete",
         "Let the search finish a trial, or name a search directory such as runs/digits.",
     )
 
 
-def _has_gone_on(directory: Path) -> str:
-    """Say so if the search has more trials than when the confirmation chose from them."""
+def _continued_since(directory: Path) -> str:
+    """Return a note if the search has more trials than when the confirmation chose from them."""
     try:
         found = read_json(directory / CONFIRM / CONFIRMATION)
         if sum(1 for _ in (directory / TRIALS).iterdir()) > found["search_trials"]:
-            return "; the search has gone on since"
+            return "; the search has continued since"
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return ""
@@ -166,10 +159,10 @@ def export(directory: Path, form: str, output: Path | None) -> tuple[Path, str]:
         directory: Of the search.
         form: One of ``FORMATS``: ``yaml`` (the configuration), ``weights`` (a directory with
             safetensors and JSON), ``pt2`` (``torch.export`` archive), ``onnx``.
-        output: Where to; None: the format's usual name in the working directory.
+        output: Path to write; None: the format's usual name in the working directory.
 
     Returns:
-        What was written, and what it is.
+        The path that was written, and a description of the result.
 
     Raises:
         UserError: There is no winner yet, or the extra for the format is missing.
@@ -179,26 +172,26 @@ def export(directory: Path, form: str, output: Path | None) -> tuple[Path, str]:
     target = output or Path(_DEFAULT_OUTPUT[form])
     target.parent.mkdir(parents=True, exist_ok=True)
     if form == "yaml":
-        if target.resolve() != (winner.home / BEST).resolve():
-            shutil.copyfile(winner.home / BEST, target)
+        if target.resolve() != (winner.directory / BEST).resolve():
+            shutil.copyfile(winner.directory / BEST, target)
     elif form == "weights":
         if target.resolve() != winner.leader.resolve():
             shutil.copytree(winner.leader, target, dirs_exist_ok=True)
     else:
         _convert(winner.leader, form, target)
-    return target, winner.words
+    return target, winner.description
 
 
 def _require_whole(winner: Winner) -> None:
-    """Hand over nothing that a disk has damaged.
+    """Refuse to export damaged files.
 
     Raises:
         UserError: The configuration or the network cannot be read.
     """
-    path = winner.home / BEST
+    path = winner.directory / BEST
     try:
         if not isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), Mapping):
-            raise ValueError("it holds no configuration")
+            raise ValueError("it contains no configuration")
         path = winner.leader / "leader.json"
         read_json(path)
         path = winner.leader / "leader.safetensors"
@@ -207,7 +200,7 @@ def _require_whole(winner: Winner) -> None:
     except (OSError, ValueError, yaml.YAMLError, SafetensorError) as error:
         raise UserError(
             f"{path} is damaged: {error}",
-            "Run the search with --resume, or the confirmation, once more: that writes it anew.",
+            "Run the search with --resume, or the confirmation, again: that rewrites it.",
         ) from None
 
 

@@ -4,9 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def points(share: float | None) -> str:
-    """Format a difference of shares in points, with its sign."""
-    return "–" if share is None else f"{100 * share:+.2f}".replace("-", "−")
+def points(share: float | None, *, sign: bool = True) -> str:
+    """Format a difference of shares in percentage points; never as -0.00."""
+    return "–" if share is None else f"{round(100 * share, 2) + 0.0:{'+' * sign}.2f}"
+
+
+def typeset(number: str) -> str:
+    """Turn the hyphen of a negative number into a minus sign, for the page."""
+    return number.replace("-", "−")
 
 
 def spread(summary: Mapping[str, Any] | None) -> str:
@@ -38,6 +43,14 @@ def si(value: float | None) -> str:
         if value >= factor:
             return f"{value / factor:.3g}{unit}"
     return f"{value:g}"
+
+
+def size_text(size: int) -> str:
+    """Format bytes with three digits: ``19.6 KiB``, ``1.23 GiB``."""
+    for unit, factor in (("GiB", 2**30), ("MiB", 2**20)):
+        if size >= factor:
+            return f"{size / factor:.3g} {unit}"
+    return f"{size / 2**10:.3g} KiB"
 
 
 def moment(value: str | None) -> str:

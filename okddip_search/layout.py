@@ -1,9 +1,11 @@
-"""The names of the files in a search directory; no other module spells them.
+"""The names of the files in a search directory, in one place.
 
 A confirmation is a folder of the same kind inside of it, and so is each baseline's own tuning.
 """
 
 from pathlib import Path
+
+from okddip_search.errors import UserError
 
 SPEC = "spec.yaml"
 """The space as it ran."""
@@ -43,3 +45,13 @@ TRACKING = "tracking.jsonl"
 def run_dir(directory: Path, number: int) -> Path:
     """Return the folder of a run of the study that lives in ``directory``."""
     return directory / TRIALS / str(number)
+
+
+def require_search(directory: Path, remedy: str) -> None:
+    """Make sure that a directory holds a search, running or ended.
+
+    Raises:
+        UserError: It does not; the message ends with the remedy.
+    """
+    if not (directory / JOURNAL).is_file() or not (directory / SPEC).is_file():
+        raise UserError(f"{directory} holds no search", remedy)

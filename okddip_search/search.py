@@ -1,11 +1,11 @@
-"""``run_search``: the trials of a space, the winner out, and its confirmation if asked for."""
+"""``run_search``: runs the trials of a space, exports the winner and, if asked, confirms it."""
 
 import shlex
 
 from optuna.trial import TrialState
 
-from okddip_search.confirm.run import Wishes, confirm, require_possible
-from okddip_search.driver.bridge import StudyBridge, best_of
+from okddip_search.confirm.run import ConfirmOptions, confirm, require_possible
+from okddip_search.driver.bridge import StudyBridge
 from okddip_search.driver.prepare import Request
 from okddip_search.driver.progress import SearchConsole
 from okddip_search.driver.session import Session, open_session
@@ -13,19 +13,19 @@ from okddip_search.driver.summary import print_result
 from okddip_search.driver.work import SearchAgenda
 from okddip_search.errors import UserError
 from okddip_search.export import BestKeeper, keep_best
-from okddip_search.layout import BEST, JOURNAL, LEADER
+from okddip_search.layout import BEST, JOURNAL, LEADER, require_search
 from okddip_search.report.page import try_report
 from okddip_search.study.events import TrialEnd
 from okddip_search.study.sessions import Status
 from okddip_search.study.study import open_study, require_same_images
-from okddip_search.study.trials import IDENTITY, SHARE, trials_in
+from okddip_search.study.trials import IDENTITY, SHARE, best_end, trials_in
 
 
 def run_search(request: Request, *, then_confirm: bool) -> int:
-    """Run a search to its end, or until it is stopped, and then what ``confirm:`` asks for.
+    """Run a search to its end, or until it is stopped, and then the confirmation if configured.
 
     Args:
-        request: What the user asked for.
+        request: The user's request.
         then_confirm: False leaves the confirmation to ``okddip-search confirm``.
 
     Returns:
@@ -36,9 +36,9 @@ def run_search(request: Request, *, then_confirm: bool) -> int:
     """
     _require_fresh_or_resumed(request)
     if then_confirm and request.spec.confirm is not None:
-        require_possible(request.spec, request.directory, Wishes())
-    go_on = f"okddip-search --resume --out {shlex.quote(str(request.directory))}"
-    with open_session(request, go_on) as session:
+        require_possible(request.spec, request.directory, ConfirmOptions())
+    resume_command = f"okddip-search --resume --out {shlex.quote(str(request.directory))}"
+    with open_session(request, resume_command) as session:
         then_confirm = then_confirm and session.spec.confirm is not None
         code = _search(session, then_confirm)
         if code == 0 and then_confirm:
@@ -57,7 +57,7 @@ def _search(session: Session, then_confirm: bool) -> int:
     study.set_user_attr(IDENTITY, session.tracker.session.identity)
     finished = len(trials_in(study, TrialState.COMPLETE, TrialState.PRUNED))
     screen = SearchConsole(
-        session.terminal, spec.name, spec.study.trials, spec.max_epochs, finished, best_of(study)
+        session.terminal, spec.name, spec.study.trials, spec.max_epochs, finished, best_end(study)
     )
     agenda = SearchAgenda(spec)
     keeper = BestKeeper(session.directory, spec.objective.words)
@@ -100,13 +100,10 @@ def _keep(session: Session, best: TrialEnd) -> None:
 
 
 def _require_fresh_or_resumed(request: Request) -> None:
-    exists = (request.directory / JOURNAL).exists()
-    if exists and not request.resume:
+    if request.resume:
+        require_search(request.directory, "Leave --resume out to start one.")
+    elif (request.directory / JOURNAL).exists():
         raise UserError(
             f"{request.directory} holds a search already",
-            "Add --resume to go on with it, or choose another --name or --out.",
-        )
-    if request.resume and not exists:
-        raise UserError(
-            f"{request.directory} holds no search to resume", "Leave --resume out to start one."
+            "Add --resume to continue it, or choose another --name or --out.",
         )

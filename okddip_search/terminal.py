@@ -1,4 +1,4 @@
-"""What a person sees of a running search: a live table on a terminal, plain lines elsewhere."""
+"""The user's terminal: messages made safe to print, and libraries kept off it."""
 
 import logging
 import os
@@ -17,23 +17,25 @@ from rich.segment import Segment
 from okddip_search.masking import MaskedFormatter
 from trainer.io.text import visible
 
+TRACKING_LOGGER = "okddip_search.tracking"
 
-class _Teller(logging.Handler):
-    """Shows the user our own warnings, a line each; a traceback stays in ``search.log``."""
+
+class _UserWarnings(logging.Handler):
+    """Shows our own warnings to the user, one line each; tracebacks stay in ``search.log``."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         super().__init__(logging.WARNING)
         self._say = say
 
     def emit(self, record: logging.LogRecord) -> None:
-        # Tracking tells the user itself (`on_trouble`).
-        if not record.exc_info and record.name != "okddip_search.tracking":
+        # Tracking shows its own messages (`on_trouble`).
+        if not record.exc_info and record.name != TRACKING_LOGGER:
             self._say(record.getMessage())
 
 
 @contextmanager
 def quiet_libraries(say: Callable[[str], None]) -> Iterator[None]:
-    """Send what libraries have to say to ``search.log``, and our own warnings to the user, too."""
+    """Send messages of libraries to ``search.log``, and show our own warnings to the user too."""
     handler = logging.StreamHandler()
     handler.setFormatter(MaskedFormatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
@@ -41,53 +43,53 @@ def quiet_libraries(say: Callable[[str], None]) -> Iterator[None]:
     optuna.logging.disable_default_handler()
     optuna.logging.enable_propagation()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    teller, ours = _Teller(say), [logging.getLogger(n) for n in ("okddip_search", "trainer")]
+    shown, ours = _UserWarnings(say), [logging.getLogger(n) for n in ("okddip_search", "trainer")]
     for one in ours:
-        one.addHandler(teller)
+        one.addHandler(shown)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         for one in ours:
-            one.removeHandler(teller)
+            one.removeHandler(shown)
 
 
 REFRESH_PER_S = 2
 PLAIN_WIDTH = 160
-"""Columns where there is no terminal to ask."""
+"""Columns if the output is not a terminal."""
 
 
 def echo(text: str, *, err: bool = False) -> None:
-    """Print a line that may quote strangers (``visible``)."""
+    """Print a line that may contain foreign text, with control characters made visible."""
     click.echo(visible(text), err=err)
 
 
 class Terminal(Console):
-    """A console that obeys nothing in what it prints, whoever that is quoted from.
+    """A console that interprets nothing in the text it prints, whatever its source.
 
-    Its reader may go away (``| head``, a lost connection): the search goes on.
+    Its reader may disappear (``| head``, a lost connection); the search continues.
     """
 
     def __init__(self, **options: Any) -> None:
-        """Take rich's options; brackets and colons in a text stay as they are."""
+        """Take rich's options; brackets and colons in a text are printed literally."""
         super().__init__(markup=False, emoji=False, highlight=False, **options)
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        """Make all text visible; what rich itself tells the terminal is no text."""
+        """Make control characters in text visible; rich's own control codes are kept."""
         for text, style, control in super().render(renderable, options):
             yield Segment(text if control else visible(text), style, control)
 
     def on_broken_pipe(self) -> None:
-        """Fall silent; rich would exit."""
+        """Stop printing; rich would exit."""
         self.quiet = True
 
 
 @contextmanager
 def noise_to(log: Path) -> Iterator[Console]:
-    """Send everything that libraries print (also from C++) to a file, and give us the terminal.
+    """Send everything that libraries print (also from C++) to a file, and keep the terminal for us.
 
     Yields:
         A console on the real standard output.

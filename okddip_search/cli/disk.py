@@ -1,8 +1,8 @@
-"""What a search takes on disk at its peak, estimated from its space; no torch is imported.
+"""Estimate of a search's peak disk usage from its space; torch is not imported.
 
-Weights are counted exactly, by ``trainer.tools.footprint`` in a process of its own. What is written
-for every epoch and every trial was measured in real searches (``tests/chaos/test_disk_bounds.py``
-holds the estimate against one).
+Weights are counted exactly, by ``trainer.tools.footprint`` in a separate process. The bytes per
+epoch and per trial were measured in real searches (``tests/chaos/test_disk_bounds.py`` compares the
+estimate with one).
 """
 
 import itertools
@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from okddip_search.formatting import size_text
 from okddip_search.space.dimensions import CategoricalDimension
 from okddip_search.space.model import SearchSpec
 from okddip_search.space.settings import ConfirmSettings
@@ -22,12 +23,12 @@ from trainer.config.strict import ConfigError
 from trainer.config.train import TrainConfig
 from trainer.io.files import expanded
 
-KIB, MIB, GIB = 2**10, 2**20, 2**30
+KIB, MIB = 2**10, 2**20
 STATES_AT_ONCE = 3
-"""That of ``trainer.engine.checkpoint``, which needs torch to be read; a test compares them."""
+"""Equal to that of ``trainer.engine.checkpoint``, which needs torch; a test compares them."""
 
 _SHAPING = ("model", "method", "structure")
-"""Fields that say, beside the sizes, what a group is made of."""
+"""Fields that determine, beside the sizes, the networks of a group."""
 _IMAGES = {"digits": (1, 10), "fashion_mnist": (1, 10), "cifar10": (3, 10), "cifar100": (3, 100)}
 """Channels and classes."""
 _UNKNOWN_CLASSES = 1000
@@ -46,45 +47,36 @@ class Disk:
     """Bytes at the peak.
 
     Attributes:
-        parts: What → bytes, in words.
+        parts: Bytes by description.
     """
 
     parts: Mapping[str, int]
 
     @property
     def total(self) -> int:
-        """Of all parts."""
+        """Sum of all parts."""
         return sum(self.parts.values())
 
-    @property
-    def words(self) -> str:
-        """Say it: the sum, and a line for each part."""
+    def describe(self) -> str:
+        """Return the sum and a line for each part."""
         lines = [f"at most about {size_text(self.total)}, if no trial is pruned:"]
         return "\n".join(
             [*lines, *(f"{size_text(n):>9}  {what}" for what, n in self.parts.items())]
         )
 
 
-def size_text(size: int) -> str:
-    """Format bytes with three digits: ``19.6 KiB``, ``1.23 GiB``."""
-    for unit, factor in (("GiB", GIB), ("MiB", MIB)):
-        if size >= factor:
-            return f"{size / factor:.3g} {unit}"
-    return f"{size / KIB:.3g} KiB"
-
-
 def estimate_disk(spec: SearchSpec, slots: int, *, own_store: bool) -> Disk | None:
     """Estimate the peak of a search and, if the space asks for one, of its confirmation.
 
-    An earlier content of the directory is not counted.
+    Files already in the directory are not counted.
 
     Args:
         spec: The space.
-        slots: Trials at a time.
-        own_store: Whether MLflow's store lies in the directory.
+        slots: Number of concurrent trials.
+        own_store: Whether MLflow's store is in the directory.
 
     Returns:
-        None where the networks could not be counted.
+        None if the networks could not be counted.
     """
     configs = largest_configs(spec)
     teachers = [teacher for c in configs if (teacher := c.teacher_config()) is not None]
@@ -118,7 +110,7 @@ def estimate_disk(spec: SearchSpec, slots: int, *, own_store: bool) -> Disk | No
 
 
 def most_runs(settings: ConfirmSettings) -> int:
-    """Return how many runs a confirmation has at most."""
+    """Return the maximum number of runs of a confirmation."""
     longer = settings.single == "seconds" and "single" in settings.methods
     return (settings.top + 1 + len(settings.methods) + longer) * settings.seeds
 
@@ -138,20 +130,20 @@ def largest_configs(spec: SearchSpec) -> list[TrainConfig]:
 
 
 def _record_bytes(spec: SearchSpec, peers: int, own_store: bool) -> int:
-    """Return what a trial's curves take in all the places that they are written to."""
+    """Return the bytes of a trial's curves, in all files that contain them."""
     report = 590 + 90 * peers + 20 * peers**2
     epoch = _JSON_COPIES * report + _STUDY + _REPORT + _MLFLOW * own_store
     return round(_TRIAL + spec.max_epochs * epoch)
 
 
 def _decoded_bytes(spec: SearchSpec) -> int:
-    """Return what a folder's images take as pixels; they are kept where the search is."""
+    """Return the bytes of a folder's decoded images, which are kept in the search directory."""
     data = spec.data
     if data.name != "image_folder" or data.streaming or data.image_size is None:
         return 0
     folders = ["train"] if spec.confirm is None else ["train", "test"]
     files = 0
-    with suppress(OSError):  # what is wrong with them is told when they are read
+    with suppress(OSError):  # errors are reported when the images are read
         files = sum(path.is_file() for name in folders for path in (_root(data) / name).rglob("*"))
     return files * 3 * data.image_size**2
 
@@ -178,7 +170,7 @@ def _footprints(configs: list[TrainConfig], data: DataConfig) -> list[tuple[int,
 
 
 def _shape_of(data: DataConfig) -> tuple[int, int]:
-    """Return channels and classes; the classes of a folder that is not there are many."""
+    """Return channels and classes; a missing folder is assumed to have many classes."""
     if data.name in _IMAGES:
         return _IMAGES[data.name]
     folder = _root(data) / "train"

@@ -1,4 +1,4 @@
-"""``--explain``: what would run and be written; nothing is started, no torch is imported."""
+"""``--explain``: prints the plan of a search; nothing is started, torch is not imported."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ SAMPLES = 3
 def explain_search(
     spec: SearchSpec, directory: Path, *, gpus: int | None, tracking_uri: str | None
 ) -> None:
-    """Print the resolved space, the budget, what each trial occupies, and the files to come.
+    """Print the resolved space, the budget, each trial's resources and the files to be written.
 
     Raises:
         UserError: The search cannot run here as asked.
@@ -44,15 +44,15 @@ def explain_search(
         source = "enqueued" if number < len(spec.enqueue) else study.sampler.type
         echo(f"trial {number} ({source}): {params_text(params)}")
     if spec.confirm is not None:
-        echo("\n# Confirmation, when the search is over")
+        echo("\n# Confirmation, after the search")
         echo(_confirmation(spec.confirm))
     echo("\n# Disk")
     disk = estimate_disk(spec, allocation.slots, own_store=tracking_uri is None)
-    echo(disk.words if disk else "unknown: the networks could not be counted")
+    echo(disk.describe() if disk else "unknown: the networks could not be counted")
     echo("\n# Would write")
     for name, what in (
         (SPEC, "this space"),
-        *([(SPEED, "what is timed before the first trial")] if left_to_timing(spec) else []),
+        *([(SPEED, "timings before the first trial")] if left_to_timing(spec) else []),
         (JOURNAL, "every decision and every epoch's value (Optuna)"),
         (
             "trials/NUMBER/",
@@ -62,9 +62,9 @@ def explain_search(
         (BEST, "the winner's configuration"),
         ("leader/", "the winner's network"),
         (PAGE, f"the search in one page; {DATA} has its numbers"),
-        *([("confirm/", "the confirmation: runs, findings, leader")] if spec.confirm else []),
-        (SESSIONS, "who worked on it, and how it ended"),
-        ("search.log", "what the libraries have to say"),
+        *([("confirm/", "the confirmation: runs, results, leader")] if spec.confirm else []),
+        (SESSIONS, "the commands that worked on it, and how each ended"),
+        ("search.log", "messages of the libraries"),
     ):
         echo(f"{directory}/{name:<16} {what}")
     echo(f"MLflow: {masked(tracking_uri or store_uri(directory))}")
@@ -73,7 +73,7 @@ def explain_search(
 def _timing(spec: SearchSpec, directory: Path) -> str:
     known = load_speed(directory)
     if known is not None:
-        return known.words
+        return known.describe()
     left = left_to_timing(spec)
     return f"timed once, before the first trial: {', '.join(left) or 'nothing'}"
 
@@ -81,7 +81,7 @@ def _timing(spec: SearchSpec, directory: Path) -> str:
 def _confirmation(settings: ConfirmSettings) -> str:
     tuned = ", each after a search of its own" if settings.baselines == "tuned" else ""
     return (
-        f"the {settings.top} best configurations, the paper's setting and the rivals "
+        f"the {settings.top} best configurations, the paper's setting and the baselines "
         f"{', '.join(settings.methods)}{tuned}\n"
         f"with {settings.seeds} seeds each: at most {most_runs(settings)} runs; then the sealed "
         "test set is opened once"
@@ -91,8 +91,8 @@ def _confirmation(settings: ConfirmSettings) -> str:
 def first_params(spec: SearchSpec) -> list[dict[str, object]]:
     """Return the parameters of the enqueued trials and of the first sampled ones.
 
-    Sampled as in the search as long as no trial has finished: samplers that learn suggest at
-    random before that.
+    They are sampled as in the search before any trial has finished, when samplers that learn still
+    suggest at random.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize")

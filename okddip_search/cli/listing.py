@@ -1,4 +1,4 @@
-"""``okddip-search models`` and ``methods``: what there is to choose from."""
+"""``okddip-search models`` and ``methods``: lists of networks and training methods."""
 
 import json
 import sys

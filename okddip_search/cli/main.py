@@ -1,4 +1,4 @@
-"""The command ``okddip-search``: flags and words only; each command calls one function."""
+"""The command ``okddip-search``: options and messages only; each command calls one function."""
 
 import errno
 import io
@@ -19,7 +19,7 @@ from okddip_search.errors import UserError
 from okddip_search.export import FORMATS
 from okddip_search.export import export as run_export
 from okddip_search.hints import to_see
-from okddip_search.layout import JOURNAL, SPEC
+from okddip_search.layout import require_search
 from okddip_search.masking import masked
 from okddip_search.space.changes import left_as_it_was, require_unchanged
 from okddip_search.space.load import bundled_spaces, load_saved, load_space, summary_of
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 REMEDIES = {
     errno.EROFS: "It is on a read-only file system: copy the search to where you may write, "
-    "and go on there.",
+    "and continue there.",
     errno.EACCES: "You may not write there: change the permissions, or copy the search.",
 }
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
@@ -49,12 +49,12 @@ DIRECTORY = click.Path(path_type=Path, file_okay=False)
 @click.option("--timeout", metavar="TIME", help="No trial starts after 8h, 90m, 30s.")
 @click.option("--name", help="Name of the search, instead of the space's.")
 @click.option("--out", type=DIRECTORY, help="Directory of the search. [default: runs/NAME]")
-@click.option("--resume", is_flag=True, help="Go on with the search in the directory.")
+@click.option("--resume", is_flag=True, help="Resume the search in the directory.")
 @click.option("--tracking-uri", metavar="URI", help="MLflow server. [default: sqlite in --out]")
 @click.option("--address", metavar="ADDR", help="Running Ray cluster. [default: this machine]")
 @click.option("--set", "sets", metavar="KEY=VALUE", multiple=True, help="Change the space file.")
-@click.option("--no-confirm", is_flag=True, help="Leave out what the space's confirm: asks for.")
-@click.option("--explain", is_flag=True, help="Print what would run, and start nothing.")
+@click.option("--no-confirm", is_flag=True, help="Skip the confirmation of the space.")
+@click.option("--explain", is_flag=True, help="Print the plan of the search without starting it.")
 @click.version_option(package_name="okddip-search")
 @click.pass_context
 def cli(
@@ -73,16 +73,16 @@ def cli(
     no_confirm: bool,
     explain: bool,
 ) -> None:
-    r"""Search for the best compact image classifier that online distillation can train.
+    """Search for the best compact image classifier that online distillation can train.
 
-    A space file says what to train and what to try. Trials run in parallel on the GPUs, hopeless
-    ones are pruned, MLflow shows them, and the best configuration and network are written out.
+    A space file defines the training and the values to try. Trials run in parallel on the GPUs,
+    hopeless ones are pruned, MLflow shows them, and the best configuration and network are saved.
 
     \b
-    okddip-search                                       digits on the CPU, a minute
-    okddip-search --space cifar100.yaml --gpus 8        overnight on eight GPUs
-    okddip-search --space cifar100.yaml --resume        go on after a stop or a crash
-    """
+    okddip-search                                   digits on the CPU, a minute
+    okddip-search --space cifar100.yaml --gpus 8    overnight on eight GPUs
+    okddip-search --space cifar100.yaml --resume    resume after a stop or a crash
+    """  # noqa: D301 (a backspace, click's mark for lines that it must not wrap)
     if context.invoked_subcommand is not None:
         return
     if gpus_per_trial is not None:
@@ -124,7 +124,7 @@ def _resolve(
     out: Path | None,
     resume: bool,
 ) -> tuple[SearchSpec, Path]:
-    """Return the space and the directory; a resumed search keeps the space that it started with."""
+    """Return space and directory; a resumed search keeps the space that it started with."""
     if not resume:
         spec = load_space(space or "digits", sets, trials=trials, timeout=timeout, name=name)
         return _rooted(spec), out or Path("runs") / spec.name
@@ -132,10 +132,7 @@ def _resolve(
     if space:
         asked = load_space(space, sets, trials=trials, timeout=timeout, name=name)
     directory = out or Path("runs") / (asked.name if asked else name or "digits")
-    if not (directory / SPEC).exists() or not (directory / JOURNAL).exists():
-        raise UserError(
-            f"{directory} holds no search to resume", "Leave --resume out to start one."
-        )
+    require_search(directory, "Leave --resume out to start one.")
     began = load_saved(directory)
     spec = load_saved(directory, sets, trials=trials, timeout=timeout)
     for now in (spec, asked or spec):
@@ -146,7 +143,7 @@ def _resolve(
 
 
 def _rooted(spec: SearchSpec) -> SearchSpec:
-    """Make the place of the data absolute: searches are resumed, winners trained, from anywhere."""
+    """Make the location of the data absolute, so that commands work from any directory."""
     if spec.data.root is None:
         return spec
     root = str(expanded(spec.data.root).absolute())
@@ -156,13 +153,17 @@ def _rooted(spec: SearchSpec) -> SearchSpec:
 @cli.command()
 @click.argument("directory", metavar="DIR", type=DIRECTORY)
 @click.option("--seeds", type=int, help="Runs of each setting; a later call may add some.")
-@click.option("--top", type=int, help="Best configurations of the search that take part.")
-@click.option("--rivals", help="searched: the winner's optimiser settings; tuned: their own.")
-@click.option("--methods", metavar="A,B,…", help="Rival methods.")
-@click.option("--single", metavar="WHAT", help="epochs, or seconds: also as long as a group.")
-@click.option("--open-test-again", is_flag=True, help="Look at the test set once more; counted.")
+@click.option("--top", type=int, help="Number of best configurations of the search.")
+@click.option("--baselines", help="searched: the winner's optimiser settings; tuned: their own.")
+@click.option("--rivals", hidden=True)
+@click.option("--methods", metavar="A,B,…", help="Baseline methods.")
+@click.option(
+    "--single", metavar="UNIT", help="epochs: as many as a group; seconds: a longer run too."
+)
+@click.option("--open-test-again", is_flag=True, help="Open the test set again; this is counted.")
 @click.option("--retrain-on-all", is_flag=True, help="Train the leader on train + validation.")
-@click.option("--anew", is_flag=True, help="Set an earlier confirmation aside; choose again.")
+@click.option("--restart", is_flag=True, help="Set an earlier confirmation aside; choose again.")
+@click.option("--anew", is_flag=True, hidden=True)
 @click.option("--gpus", type=click.IntRange(0), help="GPUs to use; 0: CPU. [default: all visible]")
 @click.option("--tracking-uri", metavar="URI", help="MLflow server. [default: the search's]")
 @click.option("--address", metavar="ADDR", help="Running Ray cluster. [default: this machine]")
@@ -173,11 +174,13 @@ def confirm(
     directory: Path,
     seeds: int | None,
     top: int | None,
+    baselines: str | None,
     rivals: str | None,
     methods: str | None,
     single: str | None,
     open_test_again: bool,
     retrain_on_all: bool,
+    restart: bool,
     anew: bool,
     gpus: int | None,
     tracking_uri: str | None,
@@ -186,26 +189,30 @@ def confirm(
 ) -> None:
     """Find out whether the winner of the search in DIR is real.
 
-    The best configurations, the paper's setting and rival methods are trained over the same seeds.
-    Then the sealed test set is opened, once. The same command goes on after a stop. What is not
-    given comes from the space's confirm: section.
+    The best configurations, the paper's setting and baseline methods are trained over the same
+    seeds. Then the sealed test set is opened, once. The same command resumes after a stop. Options
+    override the space's confirm: section.
     """
     for text in sets:
         if not text.startswith(("data.", "resources.")):
             raise UserError(
-                f"--set {text}: a confirmation takes the search as it was run",
+                f"--set {text}: a confirmation keeps the settings of its search",
                 "Only data. (where the images lie) and resources. can be set; see --help.",
             )
     spec, directory = _resolve(None, sets, None, None, None, directory, True)
-    asked = {"seeds": seeds, "top": top, "baselines": rivals, "single": single}
-    changes: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
+    asked = {"seeds": seeds, "top": top, "baselines": baselines or rivals, "single": single}
+    overrides: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
     if methods is not None:
-        changes["methods"] = [name.strip() for name in methods.split(",") if name.strip()]
+        overrides["methods"] = [name.strip() for name in methods.split(",") if name.strip()]
+    for given, old, new in ((anew, "--anew", "--restart"), (rivals, "--rivals", "--baselines")):
+        if given:
+            echo(f"{old} is now called {new}; the old name will go in the next version", err=True)
     quit_on_signals()
-    from okddip_search.confirm.run import Wishes, run_confirm
+    from okddip_search.confirm.run import ConfirmOptions, run_confirm
 
+    options = ConfirmOptions(overrides, open_test_again, retrain_on_all, restart or anew)
     request = _request(spec, directory, True, gpus, tracking_uri, address)
-    context.exit(run_confirm(request, Wishes(changes, open_test_again, retrain_on_all, anew)))
+    context.exit(run_confirm(request, options))
 
 
 @cli.command()
@@ -250,7 +257,7 @@ def ui(
 @click.argument("directory", metavar="DIR", type=DIRECTORY)
 @click.option("--tracking-uri", metavar="URI", help="Instead of the search's own.")
 def sync(directory: Path, tracking_uri: str | None) -> None:
-    """Send MLflow what it lacks of the search in DIR."""
+    """Send MLflow the parts of the search in DIR that it does not have yet."""
     from okddip_search.tracking.worker import sync as run_sync
 
     delivered = run_sync(directory, tracking_uri, on_trouble=lambda line: echo(line, err=True))
@@ -312,17 +319,17 @@ cli.add_command(train, "train")
 
 
 def main() -> None:
-    """Run the command; a user's mistake is told and exits 2, without a traceback."""
+    """Run the command; a user's mistake prints a message and exits 2, without a traceback."""
     protect_files()
     code = _run()
-    # All is written and closed by now. Python itself would take 2 s more to take apart what torch
-    # and MLflow have loaded, with the user waiting.
+    # Everything is written and closed by now. A regular exit would spend 2 s on unloading torch and
+    # MLflow while the user waits.
     logging.shutdown()
     try:
         sys.stdout.flush()
         sys.stderr.flush()
     except OSError:
-        code = code or 1  # nobody reads any more
+        code = code or 1  # the reader has gone
     os._exit(code)
 
 

@@ -46,17 +46,17 @@ class StopSwitch:
 
     Args:
         say: Prints a line for the user.
-        how_to_go_on: The command that goes on where this one was stopped.
+        resume_command: The command that resumes where this one was stopped.
 
     Attributes:
         say: As given.
         is_thrown: Whether a signal came.
-        how_to_go_on: May be changed from one phase to the next.
+        resume_command: May be changed from one phase to the next.
     """
 
-    def __init__(self, say: Callable[[str], None], how_to_go_on: str) -> None:
+    def __init__(self, say: Callable[[str], None], resume_command: str) -> None:
         self.is_thrown = False
-        self.how_to_go_on = how_to_go_on
+        self.resume_command = resume_command
         self.say = say
         self._bridge: Interruptible | None = None
         self._at_once: Callable[[], None] | None = None
@@ -108,7 +108,7 @@ class StopSwitch:
 
     def _throw(self, number: int, frame: FrameType | None) -> None:
         if self.is_thrown:  # everything reported is on disk, so nothing needs tidying
-            self.say(f"Stopped at once. Go on with:  {self.how_to_go_on}")
+            self.say(f"Stopped at once. Resume with:  {self.resume_command}")
             if self._at_once is not None:
                 self._at_once()
             os._exit(STOPPED)

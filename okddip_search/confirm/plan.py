@@ -1,7 +1,7 @@
-"""Who is confirmed: the search's best configurations, the paper's setting, and rivals.
+"""The configurations of a confirmation: the search's best, the paper's setting and baselines.
 
-Pure choices over a space and its study; the plan that comes of them is written down before the
-first run, so that no result can change who takes part.
+Pure choices over a space and its study. The resulting plan is written to disk before the first run,
+so that no result can change which configurations take part.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from okddip_search.layout import PLAN
 from okddip_search.space.baselines import rival_config, without_seed
 from okddip_search.space.model import SearchSpec
 from okddip_search.space.settings import RENAMED, ConfirmSettings
-from okddip_search.study.trials import paper_trial, trials_in
+from okddip_search.study.trials import paper_trial, ranked
 from trainer.config.strict import ConfigError
 from trainer.io.files import write_atomically
 from trainer.io.text import shown
@@ -29,29 +29,29 @@ LONGER_SINGLE = "single, as long in seconds"
 
 
 @dataclass(frozen=True)
-class Contender:
-    """A configuration that is trained over several seeds.
+class Configuration:
+    """A configuration trained over several seeds.
 
     Attributes:
         label: Its name, unique in the plan.
-        kind: A ``candidate`` of the search, the ``paper``'s setting, or a ``rival`` method.
-        note: What it is and where its settings come from, in one line.
-        config: Fields of ``TrainConfig``, without seed, data and what the machine decides.
+        kind: A ``candidate`` of the search, the ``paper``'s setting or a ``baseline`` method.
+        note: Origin of its settings, in one line.
+        config: Fields of ``TrainConfig``, without seed, data, device and number of threads.
         search_trial: The search's trial with this configuration, if any.
-        search_value: What that trial was worth, if it was completed.
-        may_win: Whether it is one of the search's best, of which the winner is chosen.
-        is_rival: Whether a winner is compared with it: rivals, the paper's setting, and a
-            candidate that is just what a rival would be.
+        search_value: That trial's objective value, if it was completed.
+        may_win: Whether it is one of the search's best, from which the winner is chosen.
+        is_baseline: Whether a winner is compared with it: baseline methods, the paper's setting,
+            and a candidate identical to a baseline.
     """
 
     label: str
-    kind: Literal["candidate", "paper", "rival"]
+    kind: Literal["candidate", "paper", "baseline"]
     note: str
     config: Mapping[str, Any]
     search_trial: int | None = None
     search_value: float | None = None
     may_win: bool = False
-    is_rival: bool = False
+    is_baseline: bool = False
 
     @property
     def method(self) -> str:
@@ -61,45 +61,45 @@ class Contender:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a confirmation trains.
+    """The runs of a confirmation.
 
     Attributes:
-        settings: As asked for.
-        study_seed: Of the search; the seeds follow from it.
-        data: What the images are and how they are prepared, wherever they lie.
-        contenders: In the order in which they are shown; none until they are chosen.
-        search_trials: Trials that the search had when the contenders were chosen.
+        settings: The space's, with the user's overrides.
+        study_seed: Seed of the search, from which the confirmation's seeds are derived.
+        data: Data set and preparation of the images, without their location.
+        configurations: In display order; empty until they are chosen.
+        search_trials: Number of the search's trials when the configurations were chosen.
     """
 
     settings: ConfirmSettings
     study_seed: int
     data: Mapping[str, Any]
-    contenders: tuple[Contender, ...] = ()
+    configurations: tuple[Configuration, ...] = ()
     search_trials: int = 0
 
     @classmethod
     def begin(cls, spec: SearchSpec, settings: ConfirmSettings) -> Self:
-        """Return a plan whose contenders are still to be chosen."""
+        """Return a plan without configurations; ``choose`` adds them."""
         return cls(settings, spec.study.seed, prepared_data(spec))
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Every contender is trained with each of them; a longer list begins with the shorter."""
+        """Seeds of every configuration's runs; a longer list starts with the shorter one."""
         return tuple(confirm_seed(self.study_seed, i) for i in range(self.settings.seeds))
 
-    def contender(self, label: str) -> Contender:
-        """Return a contender by its label."""
-        return next(c for c in self.contenders if c.label == label)
+    def configuration(self, label: str) -> Configuration:
+        """Return a configuration by its label."""
+        return next(c for c in self.configurations if c.label == label)
 
     @property
-    def single(self) -> Contender | None:
-        """The rival ``single``, under whichever label, if it takes part."""
-        rivals = (c for c in self.contenders if c.is_rival and c.method == "single")
-        return next((c for c in rivals if c.label != LONGER_SINGLE), None)
+    def single(self) -> Configuration | None:
+        """The baseline ``single``, under whichever label, if it takes part."""
+        baselines = (c for c in self.configurations if c.is_baseline and c.method == "single")
+        return next((c for c in baselines if c.label != LONGER_SINGLE), None)
 
-    def with_contender(self, contender: Contender) -> Self:
-        """Return the plan with one more contender."""
-        return replace(self, contenders=(*self.contenders, contender))
+    def with_configuration(self, configuration: Configuration) -> Self:
+        """Return the plan with one more configuration."""
+        return replace(self, configurations=(*self.configurations, configuration))
 
     def with_seeds(self, count: int) -> Self:
         """Return the plan with another number of seeds."""
@@ -113,10 +113,13 @@ class Plan:
             "study_seed": self.study_seed,
             "data": dict(self.data),
             "settings": self.settings.model_dump(mode="json"),
-            "contenders": [asdict(contender) for contender in self.contenders],
+            "contenders": [asdict(configuration) for configuration in self.configurations],
         }
         body = dump_yaml(values)
-        write_atomically(directory / PLAN, "# What is confirmed; chosen before any run.\n" + body)
+        write_atomically(
+            directory / PLAN,
+            "# The plan of the confirmation, written before its runs.\n" + body,
+        )
 
     @classmethod
     def load(cls, directory: Path) -> Self | None:
@@ -138,31 +141,39 @@ class Plan:
                 ConfirmSettings(**settings),
                 int(values["study_seed"]),
                 dict(values["data"]),
-                tuple(Contender(**contender) for contender in values["contenders"]),
+                tuple(_from_plan(stored) for stored in values["contenders"]),
                 int(values["search_trials"]),
             )
         except (OSError, YamlError, KeyError, TypeError, ValueError) as error:
             text = f"{path} is damaged: {shown(str(error), 300)}"
-            remedy = "Restore it from a copy, or set this confirmation aside with --anew."
+            remedy = "Restore it from a copy, or set this confirmation aside with --restart."
             raise UserError(text, remedy) from None
 
 
+def _from_plan(stored: Mapping[str, Any]) -> Configuration:
+    """Build a configuration from ``plan.yaml``, where version 0.1.0 says rival for baseline."""
+    values = {("is_baseline" if key == "is_rival" else key): v for key, v in stored.items()}
+    return Configuration(
+        **{**values, "kind": "baseline" if values["kind"] == "rival" else values["kind"]}
+    )
+
+
 def prepared_data(spec: SearchSpec) -> dict[str, Any]:
-    """Return what the images are and how they are prepared, without where they lie."""
+    """Return data set and preparation of the images, without their location."""
     return spec.data.model_dump(mode="json", exclude={"root", "download", "workers"})
 
 
 def agreed_settings(
-    spec: SearchSpec, known: Plan | None, changes: Mapping[str, Any]
+    spec: SearchSpec, known: Plan | None, overrides: Mapping[str, Any]
 ) -> ConfirmSettings:
-    """Return the settings of a confirmation: the plan's or the space's, with the user's changes.
+    """Return a confirmation's settings: the plan's or the space's, with the user's overrides.
 
     Raises:
-        UserError: A change is no valid setting, or comes too late.
+        UserError: An override is invalid, or comes too late.
     """
     usual = known.settings if known else spec.confirm or ConfirmSettings()
     try:
-        asked = ConfirmSettings(**{**usual.model_dump(), **changes})
+        asked = ConfirmSettings(**{**usual.model_dump(), **overrides})
     except ConfigError as error:
         raise UserError(f"confirm: {error}") from None
     if known is not None:
@@ -172,8 +183,8 @@ def agreed_settings(
             what = ", ".join(changed) or f"seeds (from {usual.seeds} to {asked.seeds})"
             raise UserError(
                 f"the confirmation has begun with other settings: {what}",
-                "More seeds can be added; who takes part was fixed before the first run. "
-                "--anew begins another confirmation.",
+                "Seeds can be added, but the configurations were fixed before the first run. "
+                "--restart starts another confirmation.",
             )
         if known.data != prepared_data(spec):
             raise UserError(
@@ -189,16 +200,16 @@ def choose(
     study: optuna.Study,
     tuned: Mapping[str, Mapping[str, Any]],
 ) -> Plan:
-    """Choose the contenders of a plan.
+    """Choose the configurations of a plan.
 
     Args:
         plan: Just begun.
         spec: The search.
         study: Its study.
-        tuned: Rivals that had a search of their own: method → configuration.
+        tuned: Configurations of the baselines that had their own search, by method.
 
     Raises:
-        UserError: No trial is complete, or a rival cannot be built from the search's winner.
+        UserError: No trial is complete, or a baseline cannot be built from the search's winner.
     """
     best = best_trials(study, plan.settings.top)
     if not best:
@@ -207,19 +218,23 @@ def choose(
             "Let the search finish a trial first (--resume).",
         )
     paper = _paper(spec, study)
-    contenders = _candidates(spec, best, paper)
+    configurations = _candidates(spec, best, paper)
     leading = _config_of(spec, best[0].params)
     for method in plan.settings.methods:
-        rival = _rival(method, leading, best[0].number, tuned.get(method))
-        same = [c for c in contenders if c.config == rival.config]
-        contenders = [replace(c, is_rival=c.is_rival or c in same) for c in contenders]
-        contenders += [] if same else [rival]
+        baseline = _baseline(method, leading, best[0].number, tuned.get(method))
+        same = [c for c in configurations if c.config == baseline.config]
+        configurations = [
+            replace(c, is_baseline=c.is_baseline or c in same) for c in configurations
+        ]
+        configurations += [] if same else [baseline]
     count = len(study.get_trials(deepcopy=False))
-    return replace(plan, contenders=tuple(contenders), search_trials=count)
+    return replace(plan, configurations=tuple(configurations), search_trials=count)
 
 
-def _candidates(spec: SearchSpec, best: Sequence[FrozenTrial], paper: Contender) -> list[Contender]:
-    """Return the search's best, and the paper's setting last: once, if it is one of them."""
+def _candidates(
+    spec: SearchSpec, best: Sequence[FrozenTrial], paper: Configuration
+) -> list[Configuration]:
+    """Return the search's best and then the paper's setting, which is listed only once."""
     found, may_win = [], False
     for rank, trial in enumerate(best, start=1):
         config = _config_of(spec, trial.params)
@@ -229,19 +244,16 @@ def _candidates(spec: SearchSpec, best: Sequence[FrozenTrial], paper: Contender)
         note = f"number {rank} of the search"
         label = f"trial {trial.number}"
         found.append(
-            Contender(label, "candidate", note, config, trial.number, trial.value, may_win=True)
+            Configuration(label, "candidate", note, config, trial.number, trial.value, may_win=True)
         )
-    # One more that may win would be one more chance of a lucky choice (docs/confirm.md).
-    return [*found, replace(paper, may_win=may_win, is_rival=True)]
+    # A further candidate would be a further chance of a lucky choice (docs/confirm.md).
+    return [*found, replace(paper, may_win=may_win, is_baseline=True)]
 
 
 def best_trials(study: optuna.Study, count: int) -> list[FrozenTrial]:
-    """Return the best complete trials, the best first; equal configurations count once."""
-    ranked = sorted(
-        trials_in(study, TrialState.COMPLETE), key=lambda t: (-(t.value or 0.0), t.number)
-    )
+    """Return the best complete trials, best first; equal configurations count once."""
     distinct: list[FrozenTrial] = []
-    for trial in ranked:
+    for trial in ranked(study.get_trials(deepcopy=False)):
         if all(trial.params != other.params for other in distinct):
             distinct.append(trial)
     return distinct[:count]
@@ -262,12 +274,12 @@ def best_config(spec: SearchSpec, study: optuna.Study) -> dict[str, Any]:
     return _config_of(spec, best[0].params)
 
 
-def _paper(spec: SearchSpec, study: optuna.Study) -> Contender:
+def _paper(spec: SearchSpec, study: optuna.Study) -> Configuration:
     """Return the first enqueued configuration, or else the trainer's defaults: the paper's."""
-    trial = paper_trial(study)
+    trial = paper_trial(study.get_trials(deepcopy=False))
     if trial is not None and trial.params:
         complete = trial.state is TrialState.COMPLETE
-        return Contender(
+        return Configuration(
             PAPER,
             "paper",
             f"trial {trial.number} of the search, enqueued first",
@@ -276,25 +288,27 @@ def _paper(spec: SearchSpec, study: optuna.Study) -> Contender:
             trial.value if complete else None,
         )
     defaults = spec.configured(spec.fixed)
-    return Contender(PAPER, "paper", "the trainer's defaults", without_seed(defaults))
+    return Configuration(PAPER, "paper", "the trainer's defaults", without_seed(defaults))
 
 
 def _config_of(spec: SearchSpec, params: Mapping[str, Any]) -> dict[str, Any]:
     return without_seed(spec.suggest(FixedTrial(dict(params))))
 
 
-def _rival(
+def _baseline(
     method: str,
     leading: Mapping[str, Any],
     leading_number: int,
     tuned: Mapping[str, Any] | None,
-) -> Contender:
+) -> Configuration:
     if tuned is not None:
         note = "tuned in a search of its own with the same budget"
-        return Contender(method, "rival", note, tuned, is_rival=True)
+        return Configuration(method, "baseline", note, tuned, is_baseline=True)
     note = f"as published, with network, images, optimiser and length of trial {leading_number}"
     try:
-        return Contender(method, "rival", note, rival_config(method, leading), is_rival=True)
+        return Configuration(
+            method, "baseline", note, rival_config(method, leading), is_baseline=True
+        )
     except ConfigError as error:
         raise UserError(
             f"confirm.methods: {method}: {error}",
@@ -302,18 +316,19 @@ def _rival(
         ) from None
 
 
-def longer_single(plan: Plan, seconds: Mapping[str, Sequence[float]]) -> Contender | None:
+def longer_single(plan: Plan, seconds: Mapping[str, Sequence[float]]) -> Configuration | None:
     """Return ``single`` trained for as many seconds as the search's best configuration was.
 
     Args:
-        plan: With its contenders.
-        seconds: Label → training seconds of each run that was completed.
+        plan: With its configurations.
+        seconds: Training seconds of each completed run, by label.
 
     Returns:
-        None where ``single`` takes no part, or one of the two times is unknown.
+        None if ``single`` takes no part or one of the two times is unknown.
     """
     single = plan.single
-    leading = max((c for c in plan.contenders if c.may_win), key=lambda c: c.search_value or 0.0)
+    candidates = (c for c in plan.configurations if c.may_win)
+    leading = max(candidates, key=lambda c: c.search_value or 0.0)
     if single is None or not seconds.get(single.label) or not seconds.get(leading.label):
         return None
     one, other = (
@@ -323,4 +338,4 @@ def longer_single(plan: Plan, seconds: Mapping[str, Sequence[float]]) -> Contend
     epochs = round(factor * single.config["epochs"])
     note = f"single for {epochs} epochs, which take as long as {leading.label} ({factor:.1f} times)"
     config = {**single.config, "epochs": epochs}
-    return Contender(LONGER_SINGLE, "rival", note, config, is_rival=True)
+    return Configuration(LONGER_SINGLE, "baseline", note, config, is_baseline=True)

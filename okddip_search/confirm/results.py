@@ -1,7 +1,7 @@
-"""What a confirmation found out, as one plain document: ``confirm/confirm.json``.
+"""The results of a confirmation, as one plain document: ``confirm/confirm.json``.
 
-Built anew from the plan, the study, the runs' own files and the log of test openings; the console,
-the report and MLflow all speak from this document.
+It is rebuilt each time from the plan, the study, the runs' own files and the log of test openings;
+console, report and MLflow all use this document.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,8 +13,10 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from okddip_search.cluster.resources import Allocation
-from okddip_search.confirm.plan import PAPER, Contender, Plan
+from okddip_search.confirm.plan import PAPER, Configuration, Plan
 from okddip_search.confirm.statistics import (
+    Comparison,
+    NoiseFloor,
     Scores,
     compare,
     noise_floor,
@@ -26,11 +28,11 @@ from okddip_search.driver.work import CONTENDER, SEED
 from okddip_search.layout import CONFIRM, LEADER, TRIALS
 from okddip_search.space.settings import ObjectiveSettings
 from okddip_search.study.reading import study_seconds, training_seconds
-from okddip_search.study.trials import REASON, SHARE, best_trial
+from okddip_search.study.trials import REASON, SHARE, STATES, best_trial
 
 
 def measure_leaders(leader_dirs: list[str]) -> list[dict[str, Any]]:
-    """Measure what leaders cost in use, on a CPU core of a worker.
+    """Measure the inference cost of leaders, on a CPU core of a worker.
 
     Returns:
         ``parameters``, ``macs`` and ``latency_ms`` (one image on one core) of each.
@@ -45,26 +47,18 @@ def measure_leaders(leader_dirs: list[str]) -> list[dict[str, Any]]:
 
 FORMAT = 1
 
-_STATES = {
-    TrialState.COMPLETE: "complete",
-    TrialState.FAIL: "failed",
-    TrialState.RUNNING: "running",
-    TrialState.WAITING: "waiting",
-    TrialState.PRUNED: "failed",
-}
-
 
 @dataclass(frozen=True)
 class Run:
-    """One contender with one seed.
+    """One configuration with one seed.
 
     Attributes:
-        seed: Of the run.
-        number: Of its trial in the confirmation's study.
+        seed: Seed of the run.
+        number: Number of its trial in the confirmation's study.
         state: ``complete``, ``failed``, ``running`` or ``waiting``.
-        validation: What it is worth (the objective), a share; None unless complete.
-        test: Its leader's test accuracy, a share; None where the test set was not opened for it.
-        seconds: Of training, as far as it got; None where nothing is known.
+        validation: The objective, a share; None unless complete.
+        test: Its leader's test accuracy, a share; None if the test set was not opened for it.
+        seconds: Training time so far; None if unknown.
         reason: Why it failed.
     """
 
@@ -83,41 +77,41 @@ def leader_name(number: int) -> str:
 
 
 def collect_runs(
-    plan: Plan, study: optuna.Study, home: Path, tests: Mapping[str, float]
+    plan: Plan, study: optuna.Study, directory: Path, tests: Mapping[str, float]
 ) -> dict[str, list[Run]]:
-    """Return every contender's runs in the order of the seeds.
+    """Return every configuration's runs in the order of the seeds.
 
     Args:
-        plan: Who is confirmed.
-        study: Of the confirmation.
-        home: Its directory.
+        plan: Plan of the confirmation.
+        study: Study of the confirmation.
+        directory: Directory of the confirmation.
         tests: Test accuracies by ``leader_name``.
     """
     trials = {(t.user_attrs[CONTENDER], t.user_attrs[SEED]): t for t in study.get_trials(False)}
     return {
-        contender.label: [
-            _run(trials[contender.label, seed], home, tests)
+        configuration.label: [
+            _run(trials[configuration.label, seed], directory, tests)
             for seed in plan.seeds
-            if (contender.label, seed) in trials
+            if (configuration.label, seed) in trials
         ]
-        for contender in plan.contenders
+        for configuration in plan.configurations
     }
 
 
-def _run(trial: FrozenTrial, home: Path, tests: Mapping[str, float]) -> Run:
+def _run(trial: FrozenTrial, directory: Path, tests: Mapping[str, float]) -> Run:
     return Run(
         seed=trial.user_attrs[SEED],
         number=trial.number,
-        state=_STATES[trial.state],
+        state=STATES[trial.state],
         validation=trial.value if trial.state is TrialState.COMPLETE else None,
         test=tests.get(leader_name(trial.number)),
-        seconds=training_seconds(home / TRIALS / str(trial.number)),
+        seconds=training_seconds(directory / TRIALS / str(trial.number)),
         reason=trial.user_attrs.get(REASON, ""),
     )
 
 
 def scores(runs: Sequence[Run], of: str) -> dict[int, float]:
-    """Return seed → accuracy of the runs that have one; ``of``: ``validation`` or ``test``."""
+    """Return the known accuracies by seed; ``of`` is ``validation`` or ``test``."""
     values = {run.seed: getattr(run, of) for run in runs}
     return {seed: value for seed, value in values.items() if value is not None}
 
@@ -125,11 +119,11 @@ def scores(runs: Sequence[Run], of: str) -> dict[int, float]:
 def choose_winner(plan: Plan, runs: Mapping[str, Sequence[Run]]) -> str | None:
     """Return the label of the candidate with the best mean validation accuracy.
 
-    A candidate that failed with a seed where another did not is no winner: a mean over fewer seeds
-    leaves out its worst.
+    A candidate that failed with a seed where another did not cannot win: its mean would leave out
+    its worst seed.
     """
     validation = {
-        c.label: scores(runs[c.label], "validation") for c in plan.contenders if c.may_win
+        c.label: scores(runs[c.label], "validation") for c in plan.configurations if c.may_win
     }
     most = max(map(len, validation.values()), default=0)
     if most == 0:
@@ -137,13 +131,13 @@ def choose_winner(plan: Plan, runs: Mapping[str, Sequence[Run]]) -> str | None:
     return pick_winner({label: s for label, s in validation.items() if len(s) == most})
 
 
-def rivals_of(winner: str, plan: Plan) -> list[str]:
-    """Return who the winner is compared with: rival methods, and the paper's setting if it lost."""
-    return [c.label for c in plan.contenders if c.label != winner and c.is_rival]
+def baselines_of(winner: str, plan: Plan) -> list[str]:
+    """Return the labels to compare with: baseline methods, and the paper's setting if it lost."""
+    return [c.label for c in plan.configurations if c.label != winner and c.is_baseline]
 
 
 def best_run(runs: Sequence[Run]) -> Run | None:
-    """Return the run whose leader is handed over: the best on the validation images."""
+    """Return the run whose leader is exported: the best on the validation images."""
     complete = [run for run in runs if run.validation is not None]
     return max(complete, key=lambda run: run.validation or 0.0, default=None)
 
@@ -159,17 +153,17 @@ def compose(
     costs: Mapping[str, Mapping[str, Any]],
     openings: Sequence[Mapping[str, str]],
 ) -> dict[str, Any]:
-    """Return the findings so far; the caller adds command, times and what was retrained.
+    """Return the results so far; the caller adds command, times and the retrained leader.
 
     Args:
-        plan: Who is confirmed.
-        runs: ``collect_runs``.
-        objective: What ``validation`` means.
-        allocation: What a run occupies.
+        plan: Plan of the confirmation.
+        runs: Result of ``collect_runs``.
+        objective: The objective behind ``validation``.
+        allocation: Resources of a run.
         search: The search's study.
-        search_dir: Its directory.
-        costs: Label → leader's parameters, MACs and latency, as far as measured.
-        openings: Of the test set: time and command.
+        search_dir: Directory of the search.
+        costs: Parameters, MACs and latency of the leaders measured so far, by label.
+        openings: Time and command of each opening of the test set.
     """
     ended = all(run.state in ("complete", "failed") for some in runs.values() for run in some)
     winner = choose_winner(plan, runs) if ended else None
@@ -179,8 +173,8 @@ def compose(
         "seeds": list(plan.seeds),
         "settings": plan.settings.model_dump(mode="json"),
         "contenders": [
-            _contender(c, runs[c.label], allocation, costs.get(c.label, {}))
-            for c in plan.contenders
+            _configuration(c, runs[c.label], allocation, costs.get(c.label, {}))
+            for c in plan.configurations
         ],
         "winner": winner,
         "search_best": _search_best(search, plan, runs),
@@ -191,20 +185,23 @@ def compose(
     }
 
 
-def _contender(
-    contender: Contender, runs: Sequence[Run], allocation: Allocation, cost: Mapping[str, Any]
+def _configuration(
+    configuration: Configuration,
+    runs: Sequence[Run],
+    allocation: Allocation,
+    cost: Mapping[str, Any],
 ) -> dict[str, Any]:
     times = [run.seconds for run in runs if run.seconds is not None]
     whole = [r.seconds for r in runs if r.seconds is not None and r.state == "complete"]
     return {
-        "label": contender.label,
-        "kind": contender.kind,
-        "may_win": contender.may_win,
-        "method": contender.method,
-        "note": contender.note,
-        "search_trial": contender.search_trial,
-        "search_value": contender.search_value,
-        "config": dict(contender.config),
+        "label": configuration.label,
+        "kind": configuration.kind,
+        "may_win": configuration.may_win,
+        "method": configuration.method,
+        "note": configuration.note,
+        "search_trial": configuration.search_trial,
+        "search_value": configuration.search_value,
+        "config": dict(configuration.config),
         "runs": [asdict(run) for run in runs],
         "validation": _summary(scores(runs, "validation")),
         "test": _summary(scores(runs, "test")),
@@ -228,13 +225,13 @@ def _summary(known: Scores) -> dict[str, Any] | None:
 def _search_best(
     search: optuna.Study, plan: Plan, runs: Mapping[str, Sequence[Run]]
 ) -> dict[str, Any]:
-    """Set the search's best value beside what the same setting is worth over fresh seeds."""
+    """Compare the search's best value with the mean of the same setting over new seeds."""
     best = max(
-        (c for c in plan.contenders if c.search_value is not None),
+        (c for c in plan.configurations if c.search_value is not None),
         key=lambda c: c.search_value or 0.0,
     )
     confirmed = _summary(scores(runs[best.label], "validation"))
-    newest = best_trial(search)
+    newest = best_trial(search.get_trials(deepcopy=False))
     return {
         "trial": best.search_trial,
         "label": best.label,
@@ -255,7 +252,7 @@ def _search_cost(search: optuna.Study, search_dir: Path) -> dict[str, Any]:
 
 
 def _judgement(plan: Plan, runs: Mapping[str, Sequence[Run]], winner: str | None) -> dict[str, Any]:
-    """Compare on the test set, if it was opened; until then there is no verdict."""
+    """Compare on the test set if it was opened; there is no verdict before that."""
     nothing: dict[str, Any] = {
         "noise_floor": None,
         "comparisons": [],
@@ -270,17 +267,25 @@ def _judgement(plan: Plan, runs: Mapping[str, Sequence[Run]], winner: str | None
     if not tests[winner]:
         return {**nothing, "leader": leader}
     comparisons = compare(
-        winner, tests, rivals_of(winner, plan), sum(c.may_win for c in plan.contenders)
+        winner, tests, baselines_of(winner, plan), sum(c.may_win for c in plan.configurations)
     )
     floor = noise_floor(winner, tests[winner], "test")
     return {
-        "noise_floor": asdict(floor) if floor else None,
-        "comparisons": [{**asdict(c), "of": "test", "words": c.words} for c in comparisons],
+        "noise_floor": _stored(floor) if floor else None,
+        "comparisons": [{**_stored(c), "of": "test", "words": c.describe()} for c in comparisons],
         "verdict": asdict(verdict(name_in_words(winner), comparisons)),
         "leader": leader,
     }
 
 
+_STORED = {"baseline": "rival", "baseline_mean": "rival_mean", "configuration": "contender"}
+"""Keys that keep their names of version 0.1.0 in ``confirm.json``, for programs that read it."""
+
+
+def _stored(record: Comparison | NoiseFloor) -> dict[str, Any]:
+    return {_STORED.get(key, key): value for key, value in asdict(record).items()}
+
+
 def name_in_words(label: str) -> str:
-    """Return how a contender is called in a sentence."""
+    """Return the name of a configuration in a sentence."""
     return f"the {label}" if label == PAPER else label

@@ -1,6 +1,6 @@
-"""``--retrain-on-all``: the confirmed setting once more, on training and validation images.
+"""``--retrain-on-all``: train the confirmed setting on training and validation images.
 
-No image is left to measure that leader on: it is worth what its setting was found to be worth.
+No image is left to measure that leader on; the confirmed accuracy of its setting applies.
 """
 
 import shutil
@@ -9,12 +9,12 @@ from typing import Any
 
 from optuna.trial import TrialState
 
-from okddip_search.confirm.plan import Contender
+from okddip_search.confirm.plan import Configuration
 from okddip_search.confirm.results import name_in_words
 from okddip_search.driver.progress import SearchConsole
 from okddip_search.driver.session import Session
 from okddip_search.driver.work import CONTENDER, SEED, FixedAgenda
-from okddip_search.export import hand_over
+from okddip_search.export import export_run
 from okddip_search.layout import BEST, CONFIRM, FACTS, FINAL, LEADER, TRIALS
 from okddip_search.study.study import open_fixed_study
 from okddip_search.study.trials import REASON, runs_with
@@ -22,17 +22,17 @@ from trainer.io.files import read_json, write_json
 
 
 def retrained(
-    session: Session, winner: Contender, seed: int, *, wanted: bool
+    session: Session, winner: Configuration, seed: int, *, wanted: bool
 ) -> dict[str, Any] | None:
-    """Return what is known of the retrained leader; train it if it is wanted and not there.
+    """Return facts about the retrained leader, which is trained first if it is wanted and missing.
 
-    A leader of another setting or seed, from before more seeds were added, is removed: ``export``
-    would hand it over.
+    A leader of another setting or seed, from before more seeds were added, is removed, because
+    ``export`` would export it.
 
     Args:
-        session: Of the confirmation.
+        session: Session of the confirmation.
         winner: The confirmed setting.
-        seed: Of the run whose leader would be handed over otherwise.
+        seed: Seed of the run whose leader would be exported otherwise.
         wanted: Whether to train.
 
     Returns:
@@ -63,8 +63,8 @@ def _facts_of(final: Path) -> Any:
         return None
 
 
-def _train(session: Session, winner: Contender, seed: int, final: Path) -> bool:
-    """Train to the end and hand over; False where it was stopped or failed."""
+def _train(session: Session, winner: Configuration, seed: int, final: Path) -> bool:
+    """Train to the end and export the leader; return False if training was stopped or failed."""
     attributes = {CONTENDER: winner.label, SEED: seed}
     study = open_fixed_study(final, "retrain", [attributes])
     agenda = FixedAgenda(
@@ -74,22 +74,22 @@ def _train(session: Session, winner: Contender, seed: int, final: Path) -> bool:
         session.spec.study.max_failures,
     )
     session.say(
-        f"Retraining {name_in_words(winner.label)} on train + validation; accuracies shown are of "
-        "images that it is trained on"
+        f"Retraining {name_in_words(winner.label)} on train + validation; the accuracies shown "
+        "are on training images"
     )
     epochs = int(winner.config["epochs"])
     screen = SearchConsole(session.terminal, "retrain", 1, epochs, 0, noun="run")
-    # Not told to MLflow: an accuracy on images trained on would stand beside honest ones.
+    # Not tracked in MLflow, where accuracies on training images would appear beside honest ones.
     session.run_study(study, agenda, final, screen, None, session.data.merged_splits())
     run = runs_with(study, attributes)[-1]
     if run.state is not TrialState.COMPLETE:
-        session.say(f"The retraining did not end. {run.user_attrs.get(REASON, '')}")
+        session.say(f"The retraining did not finish. {run.user_attrs.get(REASON, '')}")
         return False
     lines = [
         f"Final leader of the search {session.spec.name}: {winner.label}, retrained on train + "
         "validation.",
-        "No image was left to measure it on; what its setting is worth was confirmed before: "
+        "No image was left to measure it on; the confirmed accuracy of its setting is in "
         f"{BEST} in the folder above. This configuration trains without the validation images.",
     ]
-    hand_over(final / TRIALS / str(run.number), final, lines)
+    export_run(final / TRIALS / str(run.number), final, lines)
     return True

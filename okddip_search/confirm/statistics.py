@@ -1,8 +1,8 @@
-"""Is the winner of a confirm phase really better than its rivals, or only luckier?
+"""Is the winner of a confirmation really better than its baselines, or only luckier?
 
-Every contender is trained over the same seeds, so that scores come in pairs: same seed, same split,
-same data order. Shares are accuracies in [0, 1]; "points" are percentage points. What is exact and
-what approximate, and the measured error rates, are in docs/confirm.md.
+Every configuration is trained over the same seeds, so that scores come in pairs: same seed, same
+split, same data order. Shares are accuracies in [0, 1]; "points" are percentage points.
+docs/confirm.md says which results are exact and which approximate, and gives measured error rates.
 """
 
 from bisect import bisect_left
@@ -15,20 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special, stats
 
+from okddip_search.formatting import points
+
 LEVEL = 0.05
-"""Accepted rate of false findings in a whole confirm, and of intervals that miss the truth."""
+"""Accepted rate of false positives in a confirmation, and of intervals that miss the truth."""
 POWER = 0.8
-"""How surely ``seeds_needed`` seeds would show a difference as large as the one seen."""
+"""Probability that ``seeds_needed`` seeds show a difference as large as the observed one."""
 MAX_SEEDS = 1000
 MIN_SEEDS_FOR_T = 5
 RESAMPLES = 2000
 SEED = 0
 NO_NOISE = 1e-9
-"""Standard deviations below it are rounding: accuracies are multiples of 1 / images."""
+"""Standard deviations below this are rounding errors: accuracies are multiples of 1 / images."""
 
 Scores = Mapping[int, float]
 """Seed to accuracy, a share."""
-Finding = Literal["better", "worse", "within noise"]
+Outcome = Literal["better", "worse", "within noise"]
 Status = Literal["confirmed", "partly", "unconfirmed", "beaten"]
 Method = Literal["paired t", "bootstrap", "none"]
 
@@ -44,9 +46,9 @@ class Summary:
 
 @dataclass(frozen=True)
 class NoiseFloor:
-    """Spread of one contender over seeds, with a 95 % interval of the standard deviation."""
+    """Spread of one configuration over seeds, with a 95 % interval of the standard deviation."""
 
-    contender: str
+    configuration: str
     sd: float
     low: float
     high: float
@@ -56,29 +58,29 @@ class NoiseFloor:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The winner against one rival over the seeds that both have finished.
+    """The winner against one baseline over the seeds that both have finished.
 
     Args:
-        rival: Its label.
+        baseline: Its label.
         winner_mean: The winner's mean over these seeds, a share; None without a common seed.
-        rival_mean: The rival's.
-        difference: Winner − rival.
+        baseline_mean: The baseline's.
+        difference: Winner − baseline.
         sd: Standard deviation of the paired differences, as the test takes it.
-        low: Lower end of the 95 % interval of the difference, for this rival alone; None where the
-            noise is unknown: fewer than two seeds, or the very same difference at each of them.
+        low: Lower end of the 95 % interval of the difference, for this baseline alone; None if the
+            noise is unknown: fewer than two seeds, or the same difference at each of them.
         high: Its upper end.
-        p_value: Two-sided, for this rival alone.
-        p_adjusted: For all rivals and candidates together; the verdict is judged by it.
-        method: Where interval and p-value come from.
-        n: Common seeds.
-        verdict: What is true of the winner, at an error rate of 5 % for all rivals together.
+        p_value: Two-sided, for this baseline alone.
+        p_adjusted: Corrected for all baselines and candidates; the basis of the verdict.
+        method: Origin of interval and p-value.
+        n: Number of common seeds.
+        verdict: Of the winner, at an error rate of 5 % for all baselines together.
         seeds_needed: Seeds that would show this difference with 80 % probability, if it is real;
-            None where it is shown already, nothing is known, or it would take more than 1,000.
+            None if it is shown already, if nothing is known, or above 1,000.
     """
 
-    rival: str
+    baseline: str
     winner_mean: float | None = None
-    rival_mean: float | None = None
+    baseline_mean: float | None = None
     difference: float | None = None
     sd: float | None = None
     low: float | None = None
@@ -87,12 +89,11 @@ class Comparison:
     p_adjusted: float = 1.0
     method: Method = "none"
     n: int = 0
-    verdict: Finding = "within noise"
+    verdict: Outcome = "within noise"
     seeds_needed: int | None = None
 
-    @property
-    def words(self) -> str:
-        """The finding in words and numbers, in percentage points."""
+    def describe(self) -> str:
+        """Return verdict and numbers, in percentage points."""
         if self.verdict != "within noise":
             return f"{self.verdict}: {self.numbers}"
         alone = ", too little for so many comparisons" if self.p_value <= LEVEL else ""
@@ -105,13 +106,13 @@ class Comparison:
             return "no seed in common"
         if self.low is None or self.high is None:
             why = "one seed" if self.n == 1 else f"the same at all {self.n} seeds"
-            return f"{_points(self.difference)} points, {why}"
-        interval = f"{_points(self.low)} to {_points(self.high)}"
-        return f"{_points(self.difference)} points, 95 % interval {interval}"
+            return f"{points(self.difference)} points, {why}"
+        interval = f"{points(self.low)} to {points(self.high)}"
+        return f"{points(self.difference)} points, 95 % interval {interval}"
 
     @property
     def needs(self) -> str:
-        """How many seeds would tell, in words."""
+        """Number of seeds that would settle the question, in words."""
         if self.seeds_needed is not None:
             return f"needs about {self.seeds_needed} seeds"
         if self.low is None:
@@ -121,7 +122,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the whole confirm phase says of the winner."""
+    """The overall result for the winner."""
 
     sentence: str
     status: Status
@@ -129,7 +130,7 @@ class Verdict:
 
 
 def summary(scores: Scores) -> Summary:
-    """Summarise one contender.
+    """Summarise one configuration.
 
     Raises:
         ValueError: No scores.
@@ -142,9 +143,9 @@ def summary(scores: Scores) -> Summary:
 
 
 def noise_floor(
-    contender: str, scores: Scores, of: Literal["test", "validation"]
+    configuration: str, scores: Scores, of: Literal["test", "validation"]
 ) -> NoiseFloor | None:
-    """Return how much one setting varies over seeds; None for fewer than two.
+    """Return the spread of one setting over seeds; None for fewer than two.
 
     The interval is that of normal noise: ``(n − 1) sd² / σ²`` is chi-square distributed.
     """
@@ -153,7 +154,7 @@ def noise_floor(
         return None
     dof = spread.n - 1
     low, high = (spread.sd * float((dof / stats.chi2.ppf(q, dof)) ** 0.5) for q in (0.975, 0.025))
-    return NoiseFloor(contender, spread.sd, low, high, spread.n, of)
+    return NoiseFloor(configuration, spread.sd, low, high, spread.n, of)
 
 
 def pick_winner(validation: Mapping[str, Scores]) -> str:
@@ -169,32 +170,32 @@ def pick_winner(validation: Mapping[str, Scores]) -> str:
 
 
 def compare(
-    winner: str, scores: Mapping[str, Scores], rivals: Sequence[str], num_candidates: int
+    winner: str, scores: Mapping[str, Scores], baselines: Sequence[str], num_candidates: int
 ) -> list[Comparison]:
-    """Judge the winner's paired differences to its rivals.
+    """Judge the winner's paired differences to its baselines.
 
-    From 5 seeds a paired t-test; below, where a pair alone says next to nothing of its noise, a
-    bootstrap that also learns it from the other contenders. p-values are corrected for the number
-    of rivals (Holm 1979) and for the choice of the winner among ``num_candidates``.
+    With 5 seeds or more by a paired t-test; with fewer, where a pair alone says little about its
+    noise, by a bootstrap that also uses the other configurations. p-values are corrected for the
+    number of baselines (Holm 1979) and for the choice of the winner among ``num_candidates``.
 
     Args:
         winner: Its label.
-        scores: Test accuracies of the winner and the rivals, by label.
-        rivals: Labels, in the order of the result.
-        num_candidates: Contenders of which the winner was the best on the validation images.
+        scores: Test accuracies of the winner and the baselines, by label.
+        baselines: Labels, in the order of the result.
+        num_candidates: Configurations of which the winner was the best on the validation images.
 
     Returns:
-        One comparison a rival.
+        One comparison per baseline.
     """
-    pairs = [_pair(winner, rival, scores) for rival in rivals]
+    pairs = [_pair(winner, baseline, scores) for baseline in baselines]
     adjusted = adjust([pair.p_value for pair in pairs], num_candidates)
-    # More seeds have to settle those that are open now, the others no longer count.
+    # Additional seeds only have to settle the comparisons that are still open.
     level = LEVEL / _luck(num_candidates) / max(1, sum(p > LEVEL for p in adjusted))
     return [_judged(pair, p, level) for pair, p in zip(pairs, adjusted, strict=True)]
 
 
 def adjust(p_values: Sequence[float], num_candidates: int) -> list[float]:
-    """Correct p-values for the number of rivals (Holm 1979) and for the choice of the winner."""
+    """Correct p-values for the number of baselines (Holm 1979) and for the choice of the winner."""
     order = np.argsort(p_values, kind="stable")
     factors = np.arange(len(order), 0, -1) * _luck(num_candidates)
     adjusted = np.empty(len(order))
@@ -203,32 +204,33 @@ def adjust(p_values: Sequence[float], num_candidates: int) -> list[float]:
 
 
 def _luck(num_candidates: int) -> float:
-    """Return what p-values are multiplied by because the best of some candidates was taken.
+    """Return the factor on p-values that corrects for choosing the best of several candidates.
 
-    Whichever is taken, a false "better" is one of ``num_candidates`` chances, each half of a
-    two-sided error: times half their number keeps the sum at the level, however closely a run's
-    validation and test accuracy go together (Bonferroni). Luck never makes the winner look worse.
+    Whichever is chosen, a false "better" has ``num_candidates`` chances, each half of a two-sided
+    error. Half their number as a factor keeps the sum at the level, however strongly a run's
+    validation and test accuracy are correlated (Bonferroni). Luck never makes the winner look
+    worse.
     """
     return max(1.0, num_candidates / 2)
 
 
-def _pair(winner: str, rival: str, scores: Mapping[str, Scores]) -> Comparison:
-    """Test the winner against one rival, not yet corrected for the others."""
-    seeds = sorted(scores[winner].keys() & scores[rival].keys())
+def _pair(winner: str, baseline: str, scores: Mapping[str, Scores]) -> Comparison:
+    """Test the winner against one baseline, not yet corrected for the others."""
+    seeds = sorted(scores[winner].keys() & scores[baseline].keys())
     n = len(seeds)
     if n == 0:
-        return Comparison(rival)
-    pair_2N = np.array([[scores[label][seed] for seed in seeds] for label in (winner, rival)])
-    winner_mean, rival_mean = (float(mean) for mean in pair_2N.mean(axis=1))
-    difference = winner_mean - rival_mean
-    # Below 5 seeds, everybody who has finished all seeds of the pair tells something of the noise.
-    others = [s for label, s in scores.items() if label not in (winner, rival)]
+        return Comparison(baseline)
+    pair_2N = np.array([[scores[label][seed] for seed in seeds] for label in (winner, baseline)])
+    winner_mean, baseline_mean = (float(mean) for mean in pair_2N.mean(axis=1))
+    difference = winner_mean - baseline_mean
+    # Below 5 seeds, all configurations that have finished the pair's seeds help estimate the noise.
+    others = [s for label, s in scores.items() if label not in (winner, baseline)]
     others = [s for s in others if s.keys() >= set(seeds)] if n < MIN_SEEDS_FOR_T else []
     block_KN = np.vstack([pair_2N, *([s[seed] for seed in seeds] for s in others)])
     sd = float(_noise(_differences(block_KN))[0]) if n > 1 else 0.0
-    seen = Comparison(rival, winner_mean, rival_mean, difference, n=n)
+    seen = Comparison(baseline, winner_mean, baseline_mean, difference, n=n)
     if sd < NO_NOISE:
-        # Only the signs are left to judge by: two-sided, all n alike have probability 2^(1 − n).
+        # Only the signs are informative: two-sided, all n equal have probability 2^(1 − n).
         return replace(seen, p_value=0.5 ** (n - 1) if abs(difference) > NO_NOISE else 1.0)
     error = sd / n**0.5
     if others:
@@ -249,7 +251,7 @@ def _pair(winner: str, rival: str, scores: Mapping[str, Scores]) -> Comparison:
 
 
 def _differences(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the differences of all pairs: (contenders, seeds, …) to (pairs, seeds, …)."""
+    """Return the differences of all pairs: (configurations, seeds, …) to (pairs, seeds, …)."""
     first, second = np.triu_indices(len(scores), 1)
     return scores[first] - scores[second]
 
@@ -258,22 +260,22 @@ def _noise(differences: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return each pair's noise: (pairs, seeds, …) to (pairs, …), standard deviations.
 
     Half the variance is the pair's own, half the mean over all pairs: a moderated variance (Smyth
-    2004) whose prior weighs as much as the data. Of a single pair it is simply its own.
+    2004) whose prior weighs as much as the data. For a single pair, it is the pair's own variance.
     """
     variance = differences.var(axis=1, ddof=1)
     moderated: NDArray[np.float64] = (variance + variance.mean(axis=0)) / 2
     return np.sqrt(moderated)
 
 
-@lru_cache(maxsize=8)  # all rivals of a confirm ask for the same
+@lru_cache(maxsize=8)  # all baselines of a confirm ask for the same
 def _bootstrap(rows: tuple[tuple[float, ...], ...]) -> NDArray[np.float64]:
-    """Return what ``|mean difference| / error`` is by chance, when all contenders are alike.
+    """Return values of ``|mean difference| / error`` by chance, if all configurations are equal.
 
-    A studentised bootstrap (Efron and Tibshirani 1993) of the residuals, those that a mean of each
-    contender and of each seed leave. Scale cancels out: the residuals need no inflation.
+    A studentised bootstrap (Efron and Tibshirani 1993) of the residuals after subtracting the means
+    of each configuration and each seed. Scale cancels out, so the residuals need no inflation.
 
     Args:
-        rows: One a contender, with one accuracy a seed; at least three rows.
+        rows: One per configuration, with one accuracy per seed; at least three rows.
     """
     scores_KN = np.array(rows)
     seedless_KN = scores_KN - scores_KN.mean(axis=0)
@@ -281,14 +283,14 @@ def _bootstrap(rows: tuple[tuple[float, ...], ...]) -> NDArray[np.float64]:
     drawn = np.random.default_rng(SEED).choice(residuals, (*scores_KN.shape, RESAMPLES))
     differences = _differences(drawn)
     error = _noise(differences) / scores_KN.shape[1] ** 0.5
-    varied = error > NO_NOISE  # without noise, the real scores are not judged in this way either
+    varied = error > NO_NOISE  # real scores without noise are not judged in this way either
     ratios: NDArray[np.float64] = np.abs(differences.mean(axis=1))[varied] / error[varied]
     return ratios
 
 
 def _judged(pair: Comparison, p_adjusted: float, level: float) -> Comparison:
-    """Say what is found; ``level`` is that at which a rival that is still open will be tested."""
-    found: Finding = "within noise"
+    """Add the verdict; ``level`` is the test level for baselines that are still undecided."""
+    found: Outcome = "within noise"
     seeds = None
     if p_adjusted <= LEVEL:
         found = "better" if pair.difference and pair.difference > 0 else "worse"
@@ -309,7 +311,7 @@ def seeds_needed(effect: float, level: float = LEVEL) -> int | None:
     """
 
     def power(n: int) -> float:
-        # A significant difference of the wrong sign is left out: next to never at this power.
+        # A significant difference of the wrong sign is ignored: it hardly occurs at this power.
         critical = special.stdtrit(n - 1, 1 - level / 2)
         return 1 - float(special.nctdtr(n - 1, abs(effect) * n**0.5, critical))
 
@@ -318,11 +320,11 @@ def seeds_needed(effect: float, level: float = LEVEL) -> int | None:
 
 
 def verdict(winner_words: str, comparisons: Sequence[Comparison]) -> Verdict:
-    """Say in one sentence what came out; a gain inside the noise is never one.
+    """Return the overall result in one sentence; a gain inside the noise is never called one.
 
     Args:
-        winner_words: What to call the winner, for example ``trial 7``.
-        comparisons: One a rival.
+        winner_words: Name of the winner, for example ``trial 7``.
+        comparisons: One per baseline.
     """
     if not comparisons:
         return Verdict(f"{winner_words} was compared with nothing.", "unconfirmed", False)
@@ -340,28 +342,23 @@ def verdict(winner_words: str, comparisons: Sequence[Comparison]) -> Verdict:
     return Verdict(sentence, status, status == "confirmed")
 
 
-_STATUS: dict[Finding, Status] = {
+_STATUS: dict[Outcome, Status] = {
     "worse": "beaten",
     "better": "partly",
     "within noise": "unconfirmed",
 }
-"""What a finding makes of the whole, the gravest first."""
+"""Overall status that an outcome implies, the gravest first."""
 
 
 def _named(some: Sequence[Comparison], total: int) -> str:
-    """Name rivals of one finding, with numbers; of more than two, only the closest call."""
+    """Name the baselines of one outcome, with numbers; of more than two, only the closest call."""
     in_noise = some[0].verdict == "within noise"
     whole = len(some) == total
-    count = f"all {total} rivals" if whole else f"{len(some)} {'other ' * in_noise}rivals"
+    count = f"all {total} baselines" if whole else f"{len(some)} {'other ' * in_noise}baselines"
     if in_noise and not whole:
-        return count if len(some) > 2 else " and ".join(c.rival for c in some)
-    words = {c.rival: c.needs if in_noise else c.numbers for c in some}
+        return count if len(some) > 2 else " and ".join(c.baseline for c in some)
+    words = {c.baseline: c.needs if in_noise else c.numbers for c in some}
     if len(some) <= 2:
-        return " and ".join(f"{rival} ({detail})" for rival, detail in words.items())
-    closest = min(some, key=lambda c: c.p_value if in_noise else -c.p_value).rival
+        return " and ".join(f"{baseline} ({detail})" for baseline, detail in words.items())
+    closest = min(some, key=lambda c: c.p_value if in_noise else -c.p_value).baseline
     return f"{count} (closest call: {closest}, {words[closest]})"
-
-
-def _points(share: float) -> str:
-    """Format a difference of shares in percentage points, never as -0.00."""
-    return f"{round(100 * share, 2) + 0.0:+.2f}"

@@ -1,4 +1,4 @@
-"""What a confirmation found, in words."""
+"""The results of a confirmation, as text on the terminal."""
 
 import shlex
 from collections.abc import Mapping
@@ -8,29 +8,29 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from okddip_search.formatting import percent, spread
+from okddip_search.formatting import percent, points, spread
 from okddip_search.hints import to_see
 from okddip_search.layout import PAGE
 
 
-def print_findings(console: Console, found: Mapping[str, Any], directory: Path) -> None:
-    """Print what a confirmation found out; the verdict comes last.
+def print_results(console: Console, found: Mapping[str, Any], directory: Path) -> None:
+    """Print the results of a confirmation; the verdict comes last.
 
     Args:
-        console: Where to.
-        found: The document of ``confirm/confirm.json``.
-        directory: Of the search, as a person would type it.
+        console: Console to print to.
+        found: The content of ``confirm/confirm.json``.
+        directory: Directory of the search, as the user would type it.
     """
-    console.print(_findings_table(found))
-    for contender in found["contenders"]:
-        for run in contender["runs"]:
+    console.print(_results_table(found))
+    for configuration in found["contenders"]:
+        for run in configuration["runs"]:
             if run["state"] == "failed":
-                console.print(f"{contender['label']}, seed {run['seed']} failed: "
+                console.print(f"{configuration['label']}, seed {run['seed']} failed: "
                               f"{run['reason']}")  # fmt: skip
     if any(_is_clear_alone(comparison) for comparison in found["comparisons"]):
         console.print(
-            "An interval is that of one rival alone; what the winner is was corrected for all of "
-            "them, so an interval may leave out 0 within the noise"
+            "Intervals are per baseline; verdicts are corrected for all of them, so an interval "
+            "can exclude 0 although the verdict is 'within noise'"
         )
     best, floor = found["search_best"], found["noise_floor"]
     console.print(
@@ -40,7 +40,7 @@ def print_findings(console: Console, found: Mapping[str, Any], directory: Path) 
     if floor is not None:
         console.print(
             f"Noise: one setting ({floor['contender']}) over {floor['n']} seeds has a "
-            f"standard deviation of {100 * floor['sd']:.2f} points on the test set"
+            f"standard deviation of {points(floor['sd'], sign=False)} points on the test set"
         )
     openings = len(found["openings"])
     console.print(
@@ -48,7 +48,7 @@ def print_findings(console: Console, found: Mapping[str, Any], directory: Path) 
     )
     if not best["is_still_best"]:
         console.print(
-            f"The search has gone on since: this is of its first {found['search_trials']} trials"
+            f"The search has continued since: this covers its first {found['search_trials']} trials"
         )
     leader = found["leader"]
     final = "retrained on train + validation" if found["retrained"] else f"seed {leader['seed']}"
@@ -61,7 +61,7 @@ def print_findings(console: Console, found: Mapping[str, Any], directory: Path) 
         console.print(f"Verdict: {found['verdict']['sentence']}", style="bold")
 
 
-def _findings_table(found: Mapping[str, Any]) -> Table:
+def _results_table(found: Mapping[str, Any]) -> Table:
     table = Table(
         box=None,
         pad_edge=False,
@@ -75,15 +75,15 @@ def _findings_table(found: Mapping[str, Any]) -> Table:
     for index, heading in enumerate(columns):
         table.add_column(heading, justify="left" if index in (0, 1, 5) else "right")
     compared = {comparison["rival"]: comparison for comparison in found["comparisons"]}
-    for contender in found["contenders"]:
-        label, cost = contender["label"], contender["cost"]
+    for configuration in found["contenders"]:
+        label, cost = configuration["label"], configuration["cost"]
         is_winner = label == found["winner"]
         seconds, size = cost["training_s_per_run"], cost["leader_parameters"]
         table.add_row(
             label,
-            contender["method"],
-            spread(contender["validation"]),
-            spread(contender["test"]),
+            configuration["method"],
+            spread(configuration["validation"]),
+            spread(configuration["test"]),
             *(("", "the winner") if is_winner else _difference(compared.get(label))),
             "–" if seconds is None else f"{seconds:.1f}",
             "–" if size is None else f"{size:,}",
@@ -100,7 +100,7 @@ def _is_clear_alone(comparison: Mapping[str, Any]) -> bool:
 def _difference(comparison: Mapping[str, Any] | None) -> tuple[str, str]:
     if comparison is None or comparison["difference"] is None:
         return "", ""
-    text = f"{100 * comparison['difference']:+.2f}"
+    text = points(comparison["difference"])
     if comparison["low"] is not None:
-        text += f" ({100 * comparison['low']:+.2f} to {100 * comparison['high']:+.2f})"
+        text += f" ({points(comparison['low'])} to {points(comparison['high'])})"
     return text, comparison["words"].partition(":")[0]

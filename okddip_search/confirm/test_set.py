@@ -1,4 +1,4 @@
-"""The driver's side of the sealed test set: who may open it, for whom, and how often it was."""
+"""Access to the sealed test set from the driver: permission, measurement, log of openings."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ def open_test_for(
 ) -> None:
     """Measure leaders on the sealed test set; ``trainer.test_set.open_test`` in a worker.
 
-    The results stand in the log. ``unfinished`` is an opening to be completed, or None.
+    The results are written to the log. ``unfinished`` is an opening to complete, or None.
     """
     from trainer.config.data import DataConfig
     from trainer.test_set import open_test
@@ -43,29 +43,29 @@ def open_test_for(
 
 
 def require_test_set(data: DataConfig) -> None:
-    """Look, before anything is trained, whether there is a test set; no image in it is read.
+    """Check, before anything is trained, that there is a test set; no image in it is read.
 
     Raises:
-        UserError: Its files are missing, or its classes are others than those of the training part.
+        UserError: Its files are missing, or its classes differ from those of the training part.
     """
     try:
         require_part(data, "test")
     except DataError as error:
         raise UserError(
             f"no winner can be confirmed on unseen images: {error}",
-            "Or leave the confirmation out (--no-confirm).",
+            "Or skip the confirmation (--no-confirm).",
         ) from None
 
 
 def known_tests(log: Path, names: Sequence[str]) -> dict[str, float]:
-    """Return the test accuracies seen so far of leaders as they are now.
+    """Return the known test accuracies of leaders.
 
     Args:
-        log: Of the openings.
+        log: Log of the openings.
         names: Folders of leaders, relative to the log's.
 
     Returns:
-        Accuracies by name; a leader with other weights than when it was tested has none.
+        Accuracies by name, without leaders whose weights have changed since they were tested.
     """
     digests = _digests(log, names)
     found: dict[str, float] = {}
@@ -80,7 +80,7 @@ def _openings(log: Path) -> list[Opening]:
     try:
         return read_openings(log)
     except OpeningError as error:
-        text = "Restore it from a copy: it says how often the test set was looked at."
+        text = "Restore it from a copy: it records how often the test set was opened."
         raise UserError(str(error), text) from None
 
 
@@ -89,16 +89,16 @@ def _digests(log: Path, names: Sequence[str]) -> dict[str, str]:
 
 
 def opened_so_far(log: Path) -> list[dict[str, str]]:
-    """Return when, and by which command, the test set was opened."""
+    """Return time and command of each opening of the test set."""
     return [{"time": o.time, "command": o.reason} for o in _openings(log)]
 
 
 def require_all_openings(log: Path, known: int) -> None:
-    """Refuse to open the test set where the record of its openings has been damaged.
+    """Refuse to open the test set if the log of its openings is damaged.
 
     Args:
-        log: Of the openings.
-        known: How many an earlier call has seen in it.
+        log: Log of the openings.
+        known: Number of openings that an earlier call found in it.
 
     Raises:
         UserError: There are fewer now.
@@ -106,14 +106,14 @@ def require_all_openings(log: Path, known: int) -> None:
     found = len(read_openings(log))
     if found < known:
         raise UserError(
-            f"{log} is damaged: it tells of {found} openings of the sealed test set, and there "
+            f"{log} is damaged: it records {found} openings of the sealed test set, and there "
             f"were {known}",
-            "Restore it from a copy; what was seen cannot be unseen.",
+            "Restore it from a copy; an opening cannot be undone.",
         )
 
 
 def reopen_refused(log: Path, again: bool) -> None:
-    """Refuse a plan that would need a second opening, before anything is trained for it.
+    """Refuse a plan that needs a second opening, before anything is trained for it.
 
     Raises:
         UserError: The test set was opened already and ``again`` is not given.
@@ -124,15 +124,16 @@ def reopen_refused(log: Path, again: bool) -> None:
 
 
 def test_leaders(session: Session, log: Path, names: Sequence[str], *, again: bool) -> None:
-    """Have every leader measured on the test set, in one opening; known ones are not again.
+    """Measure leaders on the test set, in one opening; those already measured are skipped.
 
-    An opening that was cut off before all its results were known is completed: it is no new one.
+    An opening that was interrupted before all its results were known is completed and does not
+    count as a new one.
 
     Args:
-        session: Its cluster does the work.
-        log: Of the openings; the results stand in it afterwards.
+        session: Provides the workers.
+        log: Log of the openings, to which the results are written.
         names: Folders of the leaders, relative to the log's.
-        again: Whether the test set may be opened once more.
+        again: Whether the test set may be opened a second time.
 
     Raises:
         UserError: It was opened already, there is no test set, or the worker died.
@@ -160,7 +161,7 @@ def test_leaders(session: Session, log: Path, names: Sequence[str], *, again: bo
             raise UserError(f"data: {error.cause}") from None
         raise UserError(
             f"the test set could not be measured: {one_line(error.cause)}",
-            "The same command completes the opening; the whole story is in search.log.",
+            "The same command completes the opening; search.log has the details.",
         ) from error
     except ray.exceptions.RayError as error:
         raise UserError(
@@ -170,7 +171,7 @@ def test_leaders(session: Session, log: Path, names: Sequence[str], *, again: bo
 
 
 def _cut_off(openings: Sequence[Opening], digests: Mapping[str, str]) -> Opening | None:
-    """Return an opening that was made for these leaders and not finished."""
+    """Return an unfinished opening for these leaders, or None."""
     return next(
         (o for o in openings if not o.finished and digests.items() <= o.leaders.items()), None
     )
@@ -180,5 +181,5 @@ def _again_needed(openings: Sequence[Opening]) -> UserError:
     times = ", ".join(opening.time[:19] for opening in openings)
     return UserError(
         f"the sealed test set was opened already ({times} UTC)",
-        "A second look makes it worth less; if you must, add --open-test-again: it is counted.",
+        "A second opening weakens its evidence; if you need it, add --open-test-again (counted).",
     )

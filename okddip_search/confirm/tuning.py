@@ -1,11 +1,11 @@
-"""``baselines: tuned``: every rival has its own search, in the same space with the same budget."""
+"""``baselines: tuned``: a search for every baseline, in the same space and with the same budget."""
 
 from pathlib import Path
 from typing import Any
 
 from optuna.trial import TrialState
 
-from okddip_search.confirm.plan import Contender, best_config
+from okddip_search.confirm.plan import Configuration, best_config
 from okddip_search.driver.progress import SearchConsole
 from okddip_search.driver.session import Session
 from okddip_search.driver.work import SearchAgenda
@@ -19,18 +19,18 @@ from okddip_search.study.study import open_study
 from okddip_search.study.trials import trials_in
 
 
-def tune_rivals(
-    session: Session, home: Path, settings: ConfirmSettings
+def tune_baselines(
+    session: Session, directory: Path, settings: ConfirmSettings
 ) -> dict[str, dict[str, Any]] | None:
-    """Search for every rival's best configuration, or go on with it.
+    """Search for every baseline's best configuration, or resume these searches.
 
     Args:
-        session: Of the confirmation.
-        home: Directory of the confirmation; a rival's search lies in ``tuning/METHOD``.
-        settings: Who the rivals are.
+        session: Session of the confirmation.
+        directory: Directory of the confirmation; a baseline's search is in ``tuning/METHOD``.
+        settings: Settings of the confirmation, with its baselines.
 
     Returns:
-        Method → configuration; none unless rivals are tuned. None where the user stopped.
+        Configurations by method, empty unless baselines are tuned; None if the user stopped.
 
     Raises:
         UserError: A search was given up after failures, or completed no trial.
@@ -38,13 +38,14 @@ def tune_rivals(
     tuned: dict[str, dict[str, Any]] = {}
     for method in settings.methods if settings.baselines == "tuned" else ():
         spec = rival_spec(session.spec, method)
-        study = open_study(home / TUNING / method, spec)
+        study = open_study(directory / TUNING / method, spec)
         finished = len(trials_in(study, TrialState.COMPLETE, TrialState.PRUNED))
         screen = SearchConsole(
             session.terminal, f"tuning {method}", spec.study.trials, spec.max_epochs, finished
         )
-        stage = session.tracker.stage(home / TUNING / method)
-        bridge = session.run_study(study, SearchAgenda(spec), home / TUNING / method, screen, stage)
+        folder = directory / TUNING / method
+        stage = session.tracker.stage(folder)
+        bridge = session.run_study(study, SearchAgenda(spec), folder, screen, stage)
         if session.switch.is_thrown:
             return None
         if bridge.abort_reason:
@@ -53,9 +54,9 @@ def tune_rivals(
     return tuned
 
 
-def tuning_seconds(spec: SearchSpec, home: Path, contender: Contender) -> float:
-    """Return the training seconds of a rival's own search; 0 where it had none."""
-    folder = home / TUNING / contender.method
-    if contender.kind != "rival" or not folder.is_dir():
+def tuning_seconds(spec: SearchSpec, directory: Path, configuration: Configuration) -> float:
+    """Return the training seconds of a baseline's own search; 0 if it had none."""
+    folder = directory / TUNING / configuration.method
+    if configuration.kind != "baseline" or not folder.is_dir():
         return 0.0
-    return study_seconds(open_study(folder, rival_spec(spec, contender.method)), folder)
+    return study_seconds(open_study(folder, rival_spec(spec, configuration.method)), folder)

@@ -1,8 +1,9 @@
-"""``speed.json``: what a search measured before its first trial, so that all trials run alike.
+"""``speed.json``: timings before the first trial, which fix how all trials of a search run.
 
-Where the space says ``auto``, executor and precision are the fastest on this machine for the middle
-of the space, and trials share a device in the number that gets most done. They are measured once,
-when a search begins: trials that were computed differently would not compare.
+For ``auto`` in the space, executor and precision are those that are fastest on this machine for the
+middle of the space, and the number of trials per device is the one with the highest throughput.
+They are measured once, when a search starts, because trials computed in different ways would not be
+comparable.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,32 +21,32 @@ from trainer.io.files import read_json, write_json
 from trainer.io.text import shown
 from trainer.registry import METHODS
 
-WORTH = 1.05
-"""What is so many times as fast as the plain way (or as fewer trials at a time) is chosen."""
+MIN_SPEEDUP = 1.05
+"""Minimum speed-up over the plainer variant, or over fewer concurrent trials, to be chosen."""
 MOST_TRIALS_PER_GPU = 8
 CONTEXT_GIB = 0.6
-"""Of a GPU's memory, beside what torch reports: a process's CUDA context and libraries."""
+"""GPU memory of a process's CUDA context and libraries, which torch does not report."""
 HEADROOM = 0.9
-"""Share of a GPU's memory that may be planned for."""
+"""Concurrency of a GPU's memory available to trials."""
 
 T = TypeVar("T")
 
 
 class Ask(Protocol):
-    """Calls a function in a worker that has so many cores and GPUs."""
+    """Calls a function in a worker with the given cores and GPUs."""
 
     def __call__(self, function: Callable[..., T], *arguments: Any, cpus: float, gpus: float) -> T:
-        """Return what the function returns."""
+        """Return the function's result."""
 
 
 @dataclass(frozen=True)
-class Tried:
-    """Trials at a time on one device.
+class Candidate:
+    """A number of concurrent trials on one device, and how they ran.
 
     Attributes:
-        trials: So many.
-        steps_per_s: Of all together; 0 where they did not fit.
-        memory_gib: Of the GPU, of all together.
+        trials: How many.
+        steps_per_s: All trials together; 0 if they did not fit.
+        memory_gib: GPU memory of all trials together.
     """
 
     trials: int
@@ -55,15 +56,15 @@ class Tried:
 
 @dataclass(frozen=True)
 class Speed:
-    """What was chosen, and from what.
+    """The choices of autotuning, and the measurements behind them.
 
     Attributes:
-        chosen: ``executor``, ``precision``, ``trials_per_gpu`` or ``cpus_per_trial``, as far as the
-            space leaves them to the machine.
-        seconds: Of a short epoch, by executor and precision.
-        left_out: Why, by executor and precision.
-        tried: Trials at a time.
-        device: Where it was measured.
+        chosen: Those of ``executor``, ``precision``, ``trials_per_gpu`` and ``cpus_per_trial`` that
+            the space leaves to the machine.
+        seconds: Length of a short epoch, by executor and precision.
+        left_out: Reasons for not timing a variant, by executor and precision.
+        tried: Fields of ``Candidate`` for each number of concurrent trials.
+        device: Name of the device that was measured.
     """
 
     chosen: Mapping[str, Any] = field(default_factory=dict)
@@ -72,9 +73,8 @@ class Speed:
     tried: Sequence[Mapping[str, Any]] = ()
     device: str = ""
 
-    @property
-    def words(self) -> str:
-        """Say it in one line; empty where nothing was measured."""
+    def describe(self) -> str:
+        """Return the choices and timings in one line; empty if nothing was measured."""
         if not self.chosen:
             return ""
         parts = [f"{name} {value}" for name, value in self.chosen.items()]
@@ -84,12 +84,12 @@ class Speed:
         return f"Chosen by timing: {', '.join(parts)} ({'; '.join([*times, *loads, *not_timed])})"
 
     def applied_to(self, spec: SearchSpec) -> SearchSpec:
-        """Return the spec with executor and precision as chosen."""
+        """Return the spec with the chosen executor and precision."""
         fields = {k: self.chosen[k] for k in ("executor", "precision") if k in self.chosen}
         return spec.model_copy(update={"machine": {**spec.machine, **fields}})
 
     def share(self, resources: ResourceSettings) -> ResourceSettings:
-        """Return the resources with trials at a time as chosen, where they say ``auto`` still."""
+        """Return the resources with each ``auto`` replaced by the chosen number."""
         left = [k for k in _PACKING if getattr(resources, k) == "auto"]
         fields = {k: self.chosen[k] for k in left if k in self.chosen}
         return resources.model_copy(update=fields)
@@ -99,7 +99,7 @@ _PACKING = ("trials_per_gpu", "cpus_per_trial")
 
 
 def load_speed(directory: Path) -> Speed | None:
-    """Return what a search measured, or None where it has measured nothing.
+    """Return the measurements of a search, or None if it made none.
 
     Raises:
         UserError: The file cannot be read.
@@ -109,12 +109,12 @@ def load_speed(directory: Path) -> Speed | None:
         return None
     try:
         speed = Speed(**read_json(path))
-        _ = speed.words, dict(speed.chosen)  # all that is read of it
+        _ = speed.describe(), dict(speed.chosen)  # raises if a field has the wrong form
         return speed
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             f"{path} cannot be read: {shown(str(error), 300)}",
-            "It says how this search's trials are computed; restore it from a copy of the search.",
+            "It fixes how this search's trials are computed; restore it from a copy of the search.",
         ) from None
 
 
@@ -126,15 +126,15 @@ def find_speed(
     directory: Path,
     ask: Ask,
 ) -> Speed:
-    """Measure what the space leaves to the machine, once a search: a resumed one reads it.
+    """Measure the settings that the space leaves to the machine; a resumed search reads them.
 
     Args:
         spec: The space.
-        allocation: How the machine is shared out if nothing is found to be better.
-        shape: Of the images: channels, height, width, classes.
+        allocation: Resources of a trial before tuning.
+        shape: Channels, height and width of the images, and number of classes.
         node_cpus: Cores of the largest machine.
         directory: Of the search.
-        ask: Runs the measurement; what it raises is passed on.
+        ask: Runs the measurement; its exceptions are passed on.
     """
     known = load_speed(directory)
     if known is not None:
@@ -172,10 +172,10 @@ def _fastest_variant(
 
 
 def open_variants(spec: SearchSpec, *, on_gpu: bool) -> list[tuple[str, str]]:
-    """Return the pairs of executor and precision that the space leaves open, the plain one first.
+    """Return the pairs of executor and precision that the space leaves open, the plainest first.
 
-    Networks that are searched may not all be fusable: each trial then decides by rule. A CUDA graph
-    has to suit every trial, and the rivals in the confirmation.
+    If the network is searched, not every one may be fusable, and each trial decides by rule. A CUDA
+    graph must suit every trial and the confirmation's baselines.
     """
 
     def options(name: str, *known: str) -> list[str]:
@@ -191,23 +191,23 @@ def open_variants(spec: SearchSpec, *, on_gpu: bool) -> list[tuple[str, str]]:
 
 
 def _steps_are_alike(spec: SearchSpec) -> bool:
-    """Say whether a CUDA graph can repeat the steps of all that is trained."""
+    """Return whether a CUDA graph can repeat the steps of every run."""
     methods = {*spec.methods, *(spec.confirm.methods if spec.confirm else ())}
     return not spec.data.streaming and all(METHODS[method].same_steps for method in methods)
 
 
 def left_to_timing(spec: SearchSpec) -> list[str]:
-    """Return the fields of the space that are timed when its search begins."""
+    """Return the fields of the space that are timed when its search starts."""
     fields = ["executor", "precision"] if len(open_variants(spec, on_gpu=False)) > 1 else []
     left = [name for name in fields if spec.trainer.get(name) == "auto"]
     return left + [name for name in _PACKING if getattr(spec.resources, name) == "auto"]
 
 
 def fastest(seconds: Mapping[tuple[str, str], float]) -> tuple[str, str]:
-    """Return the fastest; of those that are about as fast, the first, which is the plainest."""
+    """Return the fastest variant; among nearly equal ones the first, which is the plainest."""
     best = next(iter(seconds))
     for variant, taken in seconds.items():
-        if seconds[best] >= WORTH * taken:
+        if seconds[best] >= MIN_SPEEDUP * taken:
             best = variant
     return best
 
@@ -228,7 +228,7 @@ def _best_packing(
     cores = int(allocation.cpus_per_trial) if on_gpu else node_cpus
     config = _as_run(spec.largest(), cores, allocation)
     answer = ask(measure_packing, config, shape, cores, cpus=cores, gpus=float(on_gpu))
-    tried = [Tried(**one) for one in answer["tried"]]
+    tried = [Candidate(**one) for one in answer["tried"]]
     trials = most_gets_done(tried, answer["total_gib"])
     name: Literal["trials_per_gpu", "cpus_per_trial"]
     name, value = (
@@ -242,17 +242,19 @@ def _best_packing(
     )
 
 
-def most_gets_done(tried: Sequence[Tried], total_gib: float) -> int:
-    """Return how many trials at a time get most done and fit; fewer where more are not worth it.
+def most_gets_done(tried: Sequence[Candidate], total_gib: float) -> int:
+    """Return the number of concurrent trials with the highest throughput that fits in memory.
+
+    A larger number has to be faster by ``MIN_SPEEDUP``.
 
     Args:
-        tried: By ascending number of trials.
+        tried: In ascending order of trials.
         total_gib: Memory of the GPU; 0 on the CPU.
     """
     best = tried[0]
     for one in tried[1:]:
         fits = not total_gib or one.memory_gib <= HEADROOM * total_gib
-        if fits and one.steps_per_s > WORTH * best.steps_per_s:
+        if fits and one.steps_per_s > MIN_SPEEDUP * best.steps_per_s:
             best = one
     return best.trials
 
@@ -268,8 +270,8 @@ def measure_variants(
     """Time executors and precisions; runs in a worker.
 
     Returns:
-        ``seconds``: rows of executor, precision and seconds; ``left_out``: why others were not
-        timed, by name; ``device``: its name.
+        ``seconds``: rows of executor, precision and seconds; ``left_out``: reasons why others were
+        not timed, by name; ``device``: its name.
     """
     from trainer.engine.hardware import device_name, resolve_device
     from trainer.tools.timing import Shape, Variant, time_variants
@@ -287,10 +289,10 @@ def measure_variants(
 
 
 def measure_packing(config: Mapping[str, Any], shape: Sequence[int], cores: int) -> dict[str, Any]:
-    """Time 1, 2, 4 … trials at a time on one device; runs in a worker that has all of it.
+    """Time 1, 2, 4 … concurrent trials on one device; runs in a worker that has all of it.
 
     Returns:
-        ``tried``: fields of ``Tried``; ``total_gib``: the GPU's memory; ``device``: its name.
+        ``tried``: fields of ``Candidate``; ``total_gib``: the GPU's memory; ``device``: its name.
     """
     from trainer.engine.hardware import device_memory_gib, device_name, resolve_device
     from trainer.tools.timing import Shape, side_by_side
@@ -299,7 +301,7 @@ def measure_packing(config: Mapping[str, Any], shape: Sequence[int], cores: int)
     device = resolve_device(run)
     on_gpu = device.type == "cuda"
     most = MOST_TRIALS_PER_GPU if on_gpu else cores
-    tried: list[Tried] = []
+    tried: list[Candidate] = []
     trials = 1
     while trials <= most:
         one = run.model_copy(update={"num_threads": max(1, cores // trials)})
@@ -307,10 +309,10 @@ def measure_packing(config: Mapping[str, Any], shape: Sequence[int], cores: int)
         if load is None:
             break
         memory_gib = trials * (load.memory_gib + CONTEXT_GIB) if on_gpu else 0.0
-        tried.append(Tried(trials, load.steps_per_s, memory_gib))
+        tried.append(Candidate(trials, load.steps_per_s, memory_gib))
         trials *= 2
     return {
-        "tried": [vars(one) for one in tried or [Tried(1, 0.0)]],
+        "tried": [vars(one) for one in tried or [Candidate(1, 0.0)]],
         "total_gib": device_memory_gib(device),
         "device": device_name(device),
     }

@@ -1,9 +1,9 @@
 """The bridge between Ray Tune, which runs trials, and the Optuna study, which decides about them.
 
-``StudyBridge`` is the sole writer of the study. Tune sees it through two thin faces that only
-forward: a ``Searcher`` (what to run next, how it ended) and a ``TrialScheduler`` (go on or stop).
-Tune's own ``OptunaSearch`` cannot serve here: it never prunes, records stopped trials as complete,
-and loses its place after a restart.
+``StudyBridge`` is the sole writer of the study. Tune reaches it through two thin adapters that only
+forward calls: a ``Searcher`` (next trial, end of a trial) and a ``TrialScheduler`` (continue or
+stop). Tune's own ``OptunaSearch`` is not suitable: it never prunes, records stopped trials as
+complete, and loses its place after a restart.
 """
 
 import logging
@@ -20,8 +20,8 @@ from okddip_search.cluster.resources import Concurrency
 from okddip_search.driver.retries import DISK_PAUSE_S, WORKER_DEATHS_FORGIVEN, Cause, Failures
 from okddip_search.driver.work import Agenda
 from okddip_search.space.settings import ObjectiveSettings
-from okddip_search.study.events import Listener, TrialEnd
-from okddip_search.study.trials import DIED, OUT_OF_MEMORY, REASON, best_trial, end_of, trials_in
+from okddip_search.study.events import Listener, Listeners, TrialEnd
+from okddip_search.study.trials import DIED, OUT_OF_MEMORY, REASON, best_end, end_of, trials_in
 from trainer.config.train import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 PER_DEVICE = "okddip:trials_per_device"
 """Study attribute: trials that share a device since more of them ran out of memory."""
 RETRIED = "okddip:retried"
-"""User attribute of a trial that ran out of memory once and was begun again."""
+"""User attribute of a trial that was restarted after it ran out of memory."""
 
 
 @dataclass
@@ -38,10 +38,10 @@ class OpenTrial:
 
     Attributes:
         trial: Its handle in the study.
-        config: What its worker trains.
-        share: How many trials ran at a time when it was started.
+        config: Configuration its worker trains.
+        share: Number of concurrent trials when it was started.
         curve: The raw metric by epoch, as far as the worker has reported it.
-        heard_at_s: On the monotonic clock: when its worker was last heard of.
+        heard_at_s: Time of its worker's last report, on the monotonic clock.
     """
 
     trial: Trial
@@ -52,24 +52,24 @@ class OpenTrial:
 
 
 class StudyBridge:
-    """Asks, reports, prunes and tells; nobody else writes to the study.
+    """Starts, records, prunes and closes the trials of a study, which nothing else writes to.
 
     Trials that an earlier driver left RUNNING are handed out first, with their numbers, parameters
-    and curves; so are those that could not go on through no fault of their training (``set_back``).
+    and curves; so are trials whose worker failed through no fault of their training (``requeue``).
     Complete and pruned trials count toward the budget, failed ones do not.
 
     Args:
         study: Opened under the directory's lock.
-        agenda: What is to be run.
+        agenda: The trials to run.
         share: How many trials can run at once.
-        listeners: Told of every event.
+        listeners: Receive every event.
         say: Prints a line for the user.
 
     Attributes:
         share: How many trials run at once; halved where they run out of memory.
-        interrupted: Set from outside: the search is to stop, its trials stay RUNNING.
-        unschedulable: Set from outside: no machine has room for its trials, which stay RUNNING.
-        abort_reason: Why the search gave up; empty while it has not.
+        interrupted: Set from outside to stop the search; its trials stay RUNNING.
+        unschedulable: Set from outside if no machine has room for its trials, which stay RUNNING.
+        abort_reason: Why the search gave up; empty if it did not.
     """
 
     def __init__(
@@ -86,14 +86,14 @@ class StudyBridge:
         self.interrupted = False
         self.unschedulable = False
         self.abort_reason = ""
-        self._listeners = listeners
+        self._listeners = Listeners(listeners)
         self._say = say
         self._open: dict[int, OpenTrial] = {}
         self._left_running = [trial.number for trial in trials_in(study, TrialState.RUNNING)]
         self._deaths: dict[int, list[str]] = {}
         self._failures = Failures(agenda.max_failures, share.slots)
         self._paused_until_s = 0.0
-        self._told_full = False
+        self._reported_full = False
         timeout_s = agenda.timeout_s
         self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
 
@@ -135,7 +135,7 @@ class StudyBridge:
         if PRUNE_FROM not in trial.user_attrs:
             trial.set_user_attr(PRUNE_FROM, first_prunable_step(config))
         self._open[trial.number] = OpenTrial(trial, config, self.share)
-        self._tell("trial_started", trial.number, self.agenda.params(trial), adopted)
+        self._listeners.trial_started(trial.number, self.agenda.params(trial), adopted)
         return self._open[trial.number]
 
     def report(self, number: int, reports: Sequence[Mapping[str, Any]]) -> bool:
@@ -146,7 +146,7 @@ class StudyBridge:
             reports: ``EpochReport`` as dicts, in order; after a restart from the first epoch on.
 
         Returns:
-            Whether the trial is to stop: it was pruned, or is not running any more.
+            Whether the trial is to stop, because it was pruned or is no longer running.
         """
         entry = self._open.get(number)
         if entry is None:
@@ -161,8 +161,8 @@ class StudyBridge:
                 value = reduced(so_far, self.agenda.objective)
                 entry.trial.report(value, step)
                 self._failures.epoch_reported()
-            # Also what the study knows: an earlier driver may have died before it told.
-            self._tell("epoch_reported", number, step, report)
+            # Known epochs as well: an earlier driver may have died before its listeners had them.
+            self._listeners.epoch_reported(number, step, report)
             last_step = entry.config.epochs - 1
             if step >= max(known, default=0) and step < last_step and entry.trial.should_prune():
                 self._close(number, TrialState.PRUNED)
@@ -185,28 +185,29 @@ class StudyBridge:
             self._open[number].trial.set_user_attr(REASON, reason)
             self._close(number, TrialState.FAIL, reason)
 
-    def set_back(self, number: int, reason: str, cause: Cause) -> None:
-        """Take back a trial that could not go on, to run it again; where that is no use, fail it.
+    def requeue(self, number: int, reason: str, cause: Cause) -> None:
+        """Requeue a trial whose worker failed, or mark it failed when a retry cannot help.
 
-        A worker that died is forgiven some times; one that ran out of memory is tried once more
-        with half as many trials on its device; where the disk is full, no trial starts for a while.
+        A trial is resumed a few times after its worker died. After it ran out of memory it is
+        retried once, with half as many trials on its device. A full disk stops new trials for a
+        while.
         """
         entry = self._open.get(number)
         if entry is None:
             return
-        logger.info("trial %d could not go on (%s): %s", number, cause, reason)
-        if failure := self._why_no_further_try(entry, reason, cause):
+        logger.info("trial %d is requeued (%s): %s", number, cause, reason)
+        if failure := self._why_not_retry(entry, reason, cause):
             self.fail(number, failure)
             return
         del self._open[number]
         self._left_running.append(number)
 
-    def _why_no_further_try(self, entry: OpenTrial, reason: str, cause: Cause) -> str:
+    def _why_not_retry(self, entry: OpenTrial, reason: str, cause: Cause) -> str:
         if cause == "disk full":
             self._pause(reason)
             return ""
         if cause == "out of memory":
-            return self._try_with_fewer(entry, reason)
+            return self._retry_with_fewer(entry, reason)
         deaths = self._deaths.setdefault(entry.trial.number, [])
         deaths.append(reason)
         too_often = len(deaths) > WORKER_DEATHS_FORGIVEN
@@ -214,22 +215,22 @@ class StudyBridge:
 
     def _pause(self, reason: str) -> None:
         self._paused_until_s = time.monotonic() + DISK_PAUSE_S
-        if not self._told_full:
-            self._told_full = True
-            self._say(f"The disk is full ({reason}); trials wait until there is room again")
+        if not self._reported_full:
+            self._reported_full = True
+            self._say(f"The disk is full ({reason}); trials wait until it has space again")
 
-    def _try_with_fewer(self, entry: OpenTrial, reason: str) -> str:
-        """Halve the trials at a time, unless that was done since this one began."""
+    def _retry_with_fewer(self, entry: OpenTrial, reason: str) -> str:
+        """Halve the concurrent trials, unless that has happened since this one started."""
         if RETRIED in entry.trial.user_attrs:
-            return f"{OUT_OF_MEMORY} again, with fewer at a time: {reason}"
+            return f"{OUT_OF_MEMORY} again, with fewer concurrent trials: {reason}"
         if entry.share == self.share:
             fewer = self.share.halved()
             if fewer is None:
-                return f"{OUT_OF_MEMORY} by itself: {reason}"
+                return f"{OUT_OF_MEMORY} as the only trial on its device: {reason}"
             self.share = fewer
             self.study.set_user_attr(PER_DEVICE, fewer.per_device)
             self._say(
-                f"Trial {entry.trial.number} ran out of memory and is begun again; from now on "
+                f"Trial {entry.trial.number} ran out of memory and is restarted; from now on "
                 f"{fewer.slots} trials at a time ({fewer.per_device} on a device)"
             )
         entry.trial.set_user_attr(RETRIED, True)
@@ -245,38 +246,24 @@ class StudyBridge:
         if state is TrialState.FAIL:
             self._failures.add(reason)
             if self._failures.are_too_many:
-                self.abort_reason = self._failures.words
+                self.abort_reason = self._failures.describe()
         else:
             self._failures.forgive()
-        if complete and self._told_full:  # its network was written
-            self._told_full = False
-            self._say("There is room on the disk again; the search goes on")
-        self._tell("trial_ended", end_of(frozen), self.best())
-
-    def _tell(self, event: str, *facts: Any) -> None:
-        """Tell every listener; whatever happens to a screen or a disk there, the search goes on."""
-        for listener in self._listeners:
-            try:
-                getattr(listener, event)(*facts)
-            except Exception:
-                logger.exception("%s of %s", event, type(listener).__name__)
+        if complete and self._reported_full:  # its network was written
+            self._reported_full = False
+            self._say("The disk has space again; the search continues")
+        self._listeners.trial_ended(end_of(frozen), self.best())
 
     def _frozen(self, number: int) -> FrozenTrial:
         return self.study.get_trials(deepcopy=False)[number]
 
     def best(self) -> TrialEnd | None:
-        """Return the best complete trial so far; None also where trials do not compete."""
-        return best_of(self.study) if self.agenda.has_best else None
-
-
-def best_of(study: optuna.Study) -> TrialEnd | None:
-    """Return the best complete trial of a study."""
-    best = best_trial(study)
-    return None if best is None else end_of(best)
+        """Return the best complete trial so far; None if there is none or trials do not compete."""
+        return best_end(self.study) if self.agenda.has_best else None
 
 
 def reduced(curve: Sequence[float], objective: ObjectiveSettings) -> float:
-    """Return what a trial is worth after the epochs so far: last, best, or mean of the last 3."""
+    """Return a trial's value after the epochs so far: last, best or mean of the last 3."""
     if objective.reduce == "best":
         return max(curve)
     tail = curve[-3:] if objective.reduce == "mean_last_3" else curve[-1:]

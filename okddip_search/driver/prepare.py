@@ -1,4 +1,4 @@
-"""What a session settles before its first trial."""
+"""Preparation of a session before its first trial: images, resources, timings."""
 
 import logging
 from collections.abc import Sequence
@@ -25,12 +25,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for.
+    """The user's request.
 
     Attributes:
         spec: The checked space.
         directory: Of the search.
-        resume: Whether to go on with the search that is there.
+        resume: Whether to resume the search in the directory.
         gpus: ``--gpus``; None: all visible, 0: CPU.
         tracking_uri: Of an MLflow server; None: sqlite in the directory.
         address: Of a running Ray cluster; None: a private one on this machine.
@@ -47,32 +47,32 @@ class Request:
 
 
 def load_data(spec: SearchSpec, directory: Path, terminal: Console) -> DevelopmentData:
-    """Read the images that trials may see, and say which were left out."""
+    """Read the training and validation images, and report how many were skipped."""
     try:
         data = load_development_data(spec.data, cache_dir=directory.resolve())
     except DataError as error:
         raise UserError(f"data: {error}") from None
     if data.skipped:
-        left_out = f"{data.skipped} images cannot be decoded and are left out; their names: "
-        terminal.print(f"{left_out}{directory}/corrupt-train.txt", soft_wrap=True)
+        skipped = f"{data.skipped} images cannot be decoded and are skipped; their names: "
+        terminal.print(f"{skipped}{directory}/corrupt-train.txt", soft_wrap=True)
     return data
 
 
 def settle(
     request: Request, nodes: Sequence[Node], data: DevelopmentData, stop: StopSwitch
 ) -> tuple[SearchSpec, Allocation, Speed]:
-    """Return the spec and the shares as they will be run; what is left to the machine is timed."""
-    spec = request.spec.model_copy(update={"machine": {}})  # an earlier driver's was another one
+    """Return the spec and the resources of its trials, with ``auto`` resolved by timing."""
+    spec = request.spec.model_copy(update={"machine": {}})  # the last driver's may differ
     resources = spec.resources
     images = data.train
     shape = (images.channels, *images.size, images.num_classes)
     allocation = allocate(resources, nodes, asked_gpus=request.gpus)
-    _as_run(spec, allocation)  # a mistake is told before anything is timed
+    _as_run(spec, allocation)  # reports a mistake before anything is timed
     node_cpus = max(node.cpus for node in nodes)
     ask = partial(call_in_worker, stop)
     try:
         speed = find_speed(spec, allocation, shape, node_cpus, request.directory, ask)
-    except RayError:  # trials that decide by rule are better than none, and tell what is wrong
+    except RayError:  # trials that decide by rule are better than none, and show the error
         logger.exception("timing")
         speed = Speed()
     allocation = allocate(speed.share(resources), nodes, asked_gpus=request.gpus)
@@ -80,7 +80,7 @@ def settle(
 
 
 def _as_run(spec: SearchSpec, allocation: Allocation) -> SearchSpec:
-    """Return the spec with what the machine decides; a value in the space file wins.
+    """Return the spec with device and threads filled in; values in the space file take precedence.
 
     Raises:
         UserError: The space wants CUDA and its trials get no GPU, or more threads than cores.
@@ -93,18 +93,18 @@ def _as_run(spec: SearchSpec, allocation: Allocation) -> SearchSpec:
     if spec.trainer.get("num_threads", 0) > allocation.threads_per_trial:
         raise UserError(
             f"trainer.num_threads is {spec.trainer['num_threads']}, but a trial has "
-            f"{allocation.cpus_per_trial:g} cores: threads that wait for each other cost a "
-            "multiple",
+            f"{allocation.cpus_per_trial:g} cores: more threads than cores "
+            "are several times slower",
             "Leave trainer.num_threads out, or raise resources.cpus_per_trial.",
         )
     if (spec.data.workers or 0) > allocation.cpus_per_trial:
         raise UserError(
             f"data.workers is {spec.data.workers}, but a trial has {allocation.cpus_per_trial:g} "
-            "cores: processes that wait for each other decode no faster",
+            "cores: more processes than cores decode no faster",
             "Leave data.workers out, or raise resources.cpus_per_trial.",
         )
     here: dict[str, Any] = {"num_threads": allocation.threads_per_trial}
-    # Said outright: a worker that has lost its GPU must fail, not train on the CPU for days.
+    # Explicit, so that a worker that has lost its GPU fails instead of training on the CPU.
     here["device"] = "cuda" if allocation.gpus_per_trial > 0 else "cpu"
     machine = {k: v for k, v in here.items() if k not in spec.trainer}
     return spec.model_copy(update={"machine": {**spec.machine, **machine}})

@@ -11,21 +11,21 @@ from rich.table import Table
 from rich.text import Text
 
 from okddip_search.formatting import duration, params_text, percent
-from okddip_search.study.events import TrialEnd
+from okddip_search.study.events import Listener, TrialEnd
 from okddip_search.terminal import REFRESH_PER_S
 
 
-class SearchConsole:
-    """A ``Listener`` that shows a study being run; use it as a context manager.
+class SearchConsole(Listener):
+    """Shows a study being run; use it as a context manager.
 
     Args:
-        console: Where to draw.
-        title: What is run.
-        trials: How many there are to be.
-        epochs: Of the longest one.
-        finished: Trials that count and were done before this session.
+        console: Console to draw on.
+        title: Name of the study.
+        trials: Planned number of trials.
+        epochs: Length of the longest trial.
+        finished: Trials of earlier sessions that count toward the budget.
         best: The best complete trial of earlier sessions.
-        noun: What a trial is called here.
+        noun: Word for a trial.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class SearchConsole:
         """Show the trial as running."""
         self._running[number] = (params, None)
         if resumed:
-            self.say(f"{self._noun} {number} goes on from its checkpoint")
+            self.say(f"{self._noun} {number} resumes from its checkpoint")
 
     def epoch_reported(self, number: int, step: int, report: Mapping[str, Any]) -> None:
         """Show the trial's newest epoch."""

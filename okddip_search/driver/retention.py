@@ -1,8 +1,9 @@
-"""What stays on disk of a trial that has ended: its curves, and the networks of the best few.
+"""Deletes files of ended trials, except for their curves and the networks of the best few.
 
-A checkpoint is as large as all members with their momentum, and nobody goes on with a trial that
-is closed in the study. The driver closes a trial before its worker has let go of it, and workers of
-a killed driver write for seconds: what somebody holds is left, and looked at again later.
+A checkpoint is as large as all members with their momentum, and a trial that is closed in the study
+is never resumed. The driver closes a trial before its worker has released its directory, and
+workers of a killed driver keep writing for seconds. Directories still in use are skipped and
+checked again later.
 """
 
 import heapq
@@ -14,19 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from okddip_search.layout import LEADER, RESULT
-from okddip_search.study.events import TrialEnd
+from okddip_search.study.events import Listener, TrialEnd
 from trainer.engine.checkpoint import drop_tensors
 from trainer.io.files import LockedError, exclusive_lock
 
 logger = logging.getLogger(__name__)
 
 
-class Retention:
-    """A ``Listener`` that deletes what closed trials need no more, as soon as nobody holds it.
+class Retention(Listener):
+    """Deletes files that closed trials no longer need, as soon as no process holds them.
 
     Args:
-        trials_dir: Each trial has a directory in it, named by its number.
-        keep_leaders: So many of the best complete trials keep ``leader/``; None: all of them.
+        trials_dir: Contains a directory for each trial, named by its number.
+        keep_leaders: Number of the best complete trials that keep ``leader/``; None: all.
     """
 
     def __init__(self, trials_dir: Path, keep_leaders: int | None) -> None:
@@ -36,25 +37,25 @@ class Retention:
         self._waiting: dict[int, bool] = {}  # trials to be swept: with their leader?
 
     def trial_started(self, number: int, params: Mapping[str, Any], resumed: bool) -> None:
-        """Look again at what was held."""
+        """Check directories again that were in use."""
         self._sweep()
 
     def epoch_reported(self, number: int, step: int, report: Mapping[str, Any]) -> None:
-        """Look again at what was held."""
+        """Check directories again that were in use."""
         self._sweep()
 
     def trial_ended(self, end: TrialEnd, best: TrialEnd | None) -> None:
-        """Sweep the trial, and the leader that it has driven out of the best."""
+        """Sweep the trial, and the leader that it has displaced from the best."""
         self._close(end)
         self._sweep()
 
     def sweep(self, closed: Iterable[TrialEnd], patience_s: float = 0.0) -> None:
-        """Sweep all closed trials, whatever was or was not done before.
+        """Sweep all closed trials, regardless of earlier sweeps.
 
         Args:
             closed: Every closed trial of the study.
-            patience_s: How long to wait for workers to let go of theirs; the next driver sweeps
-                what they hold even then.
+            patience_s: Seconds to wait for workers to release their directories; the next driver
+                sweeps those still in use after that.
         """
         self._best, self._waiting = [], {}
         for end in closed:
@@ -101,7 +102,7 @@ def _sweep_run(directory: Path, with_leader: bool) -> None:
     Raises:
         LockedError: A worker holds it.
     """
-    if not directory.exists():  # it failed before its worker had begun
+    if not directory.exists():  # it failed before its worker started
         return
     with exclusive_lock(directory / "lock"):
         drop_tensors(directory)

@@ -1,6 +1,6 @@
-"""What a search does about trials that cannot go on: how often, how many at a time, when to stop.
+"""Retry policy: how often a trial is retried, and when failures stop a search.
 
-Rules only; ``StudyBridge`` carries them out.
+Rules only; ``StudyBridge`` applies them.
 """
 
 import re
@@ -9,25 +9,26 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Cause = Literal["died", "out of memory", "disk full"]
-"""Why a trial could not go on, through no fault of its training."""
+"""Why a worker failed, through no fault of its trial's training."""
 
 WORKER_DEATHS_FORGIVEN = 3
-"""So often a trial goes on from its checkpoint after its process died (killed, hung)."""
+"""How many times a trial is resumed after its worker died or hung."""
 DISK_PAUSE_S = 10.0
-"""So long no trial starts after a disk was found to be full; then one finds out whether it is."""
+"""Seconds to wait after a full disk before a trial is started to see if there is space again."""
 
 
 @dataclass
 class Failures:
-    """Failures with no trial between them that ended well, and when they are too many.
+    """Consecutive failures, and the limit at which they stop the search.
 
-    Too many are ``most`` with not even an epoch of another trial between them: the fault is a
-    common one. So are ``most`` for each slot, where every trial fails some epochs later.
+    The search stops after ``most`` consecutive failures without a single epoch from any other
+    trial, which points to a common cause, or after ``most`` per slot if every trial fails some
+    epochs later.
 
     Attributes:
-        most: So many in a row are too many.
-        slots: Trials at a time.
-        reasons: Of the failures in a row.
+        most: Limit of consecutive failures.
+        slots: Number of concurrent trials.
+        reasons: Reasons of the consecutive failures.
     """
 
     most: int
@@ -41,12 +42,12 @@ class Failures:
         self._without_epoch += 1
 
     def forgive(self) -> None:
-        """A trial ended well."""
+        """Reset the count: a trial was completed or pruned."""
         self.reasons.clear()
         self._without_epoch = 0
 
     def epoch_reported(self) -> None:
-        """A trial trains well so far."""
+        """Note that a trial is training."""
         self._without_epoch = 0
 
     @property
@@ -54,9 +55,8 @@ class Failures:
         """Whether the search should end."""
         return self._without_epoch >= self.most or len(self.reasons) >= self.most * self.slots
 
-    @property
-    def words(self) -> str:
-        """Name the common cause; reasons that differ in numbers alone are one."""
+    def describe(self) -> str:
+        """Return the common cause; reasons that differ only in numbers count as one."""
         kinds = [re.sub(r"\d+(\.\d+)?", "#", reason) for reason in self.reasons]
         latest = dict(zip(kinds, self.reasons, strict=True))
         text = f"{len(kinds)} trials in a row failed"

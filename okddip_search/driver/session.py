@@ -1,6 +1,6 @@
-"""A driver at work in a search directory: images read, Ray up, MLflow told; it runs studies.
+"""A session of the driver in a search directory: images, Ray, MLflow, and the studies it runs.
 
-A search, its rivals' own searches, its confirmation and the last training on all images are
+A search, its baselines' own searches, its confirmation and the final training on all images are
 studies that one session runs one after the other, on the same cluster, under the same lock.
 """
 
@@ -51,22 +51,22 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 LETTING_GO_S = 5.0
-"""So long a worker may take, when all trials have ended, to save the one that it was stopped in."""
+"""Seconds a worker gets, once all trials have ended, to save the trial it was running."""
 TRACKING_FLUSH_S = 20.0
 
 
 @dataclass
 class Session:
-    """What every phase works with.
+    """Shared state of all phases.
 
     Attributes:
-        request: What was asked for; its space is the one that runs, with what the machine decides.
-        directory: Of the search, absolute.
-        terminal: Where the user reads.
+        request: The user's request, with the space that runs: device and threads are filled in.
+        directory: Directory of the search, absolute.
+        terminal: The user's terminal.
         data: Training and validation images.
-        allocation: How the machine is shared out.
-        tracker: MLflow's side.
-        switch: Thrown when the user wants to stop.
+        allocation: Resources of a trial, and number of concurrent trials.
+        tracker: Sends the search to MLflow.
+        switch: Set when the user wants to stop.
     """
 
     request: Request
@@ -102,22 +102,22 @@ class Session:
         data: DevelopmentData | None = None,
         keeper: Listener | None = None,
     ) -> StudyBridge:
-        """Run a study until its agenda is spent, or the user stops it.
+        """Run a study until its agenda is exhausted or the user stops it.
 
         Args:
             study: Opened under the directory's lock.
-            agenda: What to run.
-            home: Directory of the study; its trials have theirs in ``home/trials``.
-            screen: Shows it.
-            tracked: Shows it in MLflow; None: not at all.
-            data: Instead of the session's.
-            keeper: Told of every event before the others.
+            agenda: The trials to run.
+            home: Directory of the study; its trials are in ``home/trials``.
+            screen: Shows progress on the terminal.
+            tracked: Sends events to MLflow; None: no tracking.
+            data: Images to use instead of the session's.
+            keeper: Receives every event before the other listeners.
         """
         retention = Retention(home / TRIALS, agenda.keep_leaders)
         watching = (keeper, retention, tracked, screen)
         listeners = [listener for listener in watching if listener is not None]
         bridge = StudyBridge(study, agenda, self.allocation.share, listeners, self.say)
-        retention.sweep(ends_in(study))  # what an earlier driver left
+        retention.sweep(ends_in(study))  # files of an earlier driver
         with self.switch.stops(bridge), screen:
             if not bridge.done:
                 self._tune(bridge, home, data or self.data)
@@ -134,7 +134,7 @@ class Session:
         }
         trainable = tune.with_resources(
             tune.with_parameters(OKDDipTrial, arrays=data.to_arrays(), **folders),
-            # Of the single trial: after one ran out of memory, the next ones get more of a GPU.
+            # Per trial: after one ran out of memory, later ones get a larger share of a GPU.
             lambda config: {
                 "cpu": allocation.cpus_per_trial,
                 "gpu": config.get("gpus", allocation.gpus_per_trial),
@@ -159,7 +159,7 @@ class Session:
                 stop=WhenInterrupted(bridge),
                 verbose=0,
                 callbacks=[self._watchdog(bridge, scheduler)],
-                failure_config=tune.FailureConfig(max_failures=0),  # the bridge tries again
+                failure_config=tune.FailureConfig(max_failures=0),  # the bridge retries
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )
@@ -187,7 +187,7 @@ class Session:
 
     @property
     def shown(self) -> Path:
-        """The directory as a person in the working directory would type it."""
+        """The directory, relative to the working directory if it lies inside."""
         working = Path.cwd()
         inside = self.directory.is_relative_to(working)
         return self.directory.relative_to(working) if inside else self.directory
@@ -220,12 +220,12 @@ class Session:
 
 
 @contextmanager
-def open_session(request: Request, how_to_go_on: str) -> Iterator[Session]:
+def open_session(request: Request, resume_command: str) -> Iterator[Session]:
     """Lock the directory, read the images, start Ray and MLflow's side; end them in reverse.
 
     Args:
-        request: What the user asked for; ``spec.yaml`` holds its space as it runs here.
-        how_to_go_on: The command that goes on after a stop.
+        request: The user's request; ``spec.yaml`` is written from its space, as it runs here.
+        resume_command: The command that resumes after a stop.
 
     Raises:
         UserError: The request cannot be carried out here.
@@ -236,30 +236,30 @@ def open_session(request: Request, how_to_go_on: str) -> Iterator[Session]:
         sole_driver(directory),
         noise_to(directory / "search.log") as terminal,
         quiet_libraries(lambda line: terminal.print(line, soft_wrap=True)),
-        _stop_switch(terminal, how_to_go_on if request.resume else "the same command") as stop,
+        _stop_switch(terminal, resume_command if request.resume else "the same command") as stop,
     ):
         uri = request.tracking_uri
         if uri is None and request.resume:
             uri = usual_uri(directory.resolve())
-        target_of(directory, uri)  # a mistake in it is told before anything starts
+        target_of(directory, uri)  # reports a mistake before anything starts
         _require_room(request)
         data = load_data(request.spec, directory, terminal)
         stop.check()
         with ray_cluster(
             request.spec.resources, request.gpus, request.address, terminal.file, stop
         ) as nodes:
-            stop.take_over()  # Ray has put a handler of its own over SIGTERM, which aborts
+            stop.take_over()  # Ray has installed a SIGTERM handler that aborts
             stop.check()
             spec, allocation, speed = settle(request, nodes, data, stop)
             request = replace(request, spec=spec)
-            stop.how_to_go_on = how_to_go_on
+            stop.resume_command = resume_command
             write_atomically(directory / SPEC, spec.to_yaml())
             home = directory.resolve()
             tracker = Tracker(home, uri, spec.name, spec, on_trouble=stop.say)
             session = Session(request, home, terminal, data, allocation, tracker, stop)
             session.say(allocation.words)
-            if speed.words:
-                session.say(speed.words)
+            if speed.describe():
+                session.say(speed.describe())
             tracker.begin(*session.provenance())
             try:
                 yield session
@@ -268,7 +268,7 @@ def open_session(request: Request, how_to_go_on: str) -> Iterator[Session]:
                 tracker.end("KILLED" if stopped else "FAILED")
                 tracker.close(TRACKING_FLUSH_S)
                 raise
-            # Before Ray goes down: that takes seconds in which the result can be read already.
+            # Before Ray shuts down, which takes seconds in which the result can already be read.
             if not tracker.close(TRACKING_FLUSH_S):
                 session.say(
                     "MLflow does not have everything yet; nothing is lost. "
@@ -288,15 +288,15 @@ def _require_room(request: Request) -> None:
 
 
 @contextmanager
-def _stop_switch(terminal: Console, how_to_go_on: str) -> Iterator[StopSwitch]:
-    """Listen to signals, and say how to go on where one has ended everything."""
+def _stop_switch(terminal: Console, resume_command: str) -> Iterator[StopSwitch]:
+    """Handle signals, and print the resume command after a stop."""
 
     def say(line: str) -> None:
         terminal.print(line, soft_wrap=True)
 
-    with StopSwitch(say, how_to_go_on) as stop:
+    with StopSwitch(say, resume_command) as stop:
         try:
             yield stop
         except Stopped:
-            say(f"Stopped. Go on with:  {stop.how_to_go_on}")
+            say(f"Stopped. Resume with:  {stop.resume_command}")
             raise

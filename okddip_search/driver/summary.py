@@ -1,4 +1,4 @@
-"""What a search and a confirmation say at their end: tables, the winner, next steps."""
+"""The output at the end of a search: table of trials, the winner, next steps."""
 
 import math
 import shlex
@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from okddip_search.driver.bridge import StudyBridge
-from okddip_search.formatting import params_text, percent, value_text
+from okddip_search.formatting import params_text, percent, points, value_text
 from okddip_search.hints import to_see
 from okddip_search.layout import PAGE
 from okddip_search.space.model import SearchSpec
@@ -30,15 +30,16 @@ def print_result(
     """Print how the search ended.
 
     Args:
-        console: Where to.
-        spec: The search.
-        directory: Of the search, as a person would type it.
-        bridge: It says why the search ended, and has the study.
-        num_validation: Validation images, for the size of the noise.
-        with_next_steps: Whether to say what can be done now.
+        console: Console to print to.
+        spec: Space of the search.
+        directory: Directory of the search, as the user would type it.
+        bridge: Has the study, and the reason why the search ended.
+        num_validation: Number of validation images, for the standard error.
+        with_next_steps: Whether to suggest the next commands.
     """
     study = bridge.study
-    console.print(_table(study.get_trials(deepcopy=False), spec))
+    trials = study.get_trials(deepcopy=False)
+    console.print(_table(trials, spec))
     counts = {
         state: len(trials_in(study, state))
         for state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
@@ -51,14 +52,14 @@ def print_result(
         console.print(f"trial {trial.number} failed: {trial.user_attrs.get(REASON, '')}")
     if bridge.abort_reason:
         console.print(f"Given up: {bridge.abort_reason}", style="red")
-    best = best_trial(study)
+    best = best_trial(trials)
     if best is None:
         console.print("No trial was completed, so there is no winner.")
     else:
-        _print_winner(console, spec, best, paper_trial(study), num_validation)
+        _print_winner(console, spec, best, paper_trial(trials), num_validation)
     typed = shlex.quote(str(directory))
     if bridge.interrupted:
-        console.print(f"Stopped. Go on with:  okddip-search --resume --out {typed}")
+        console.print(f"Stopped. Resume with:  okddip-search --resume --out {typed}")
     elif best is not None and with_next_steps:
         console.print(
             f"Next:  okddip-search ui {typed}\n"
@@ -111,26 +112,26 @@ def _print_winner(
     if paper.number == best.number:
         console.print("It was enqueued first: the paper's own setting in the bundled spaces.")
         return
-    told = (
+    text = (
         f"Enqueued first (the paper's own setting in the bundled spaces): trial {paper.number}, "
         f"{percent(paper.value)}"
     )
     if paper.state is TrialState.PRUNED:
-        console.print(f"{told} when it was pruned after {len(paper.intermediate_values)} epochs")
+        console.print(f"{text} when it was pruned after {len(paper.intermediate_values)} epochs")
         return
-    console.print(told)
+    console.print(text)
     console.print(_significance(best.value or 0.0, paper.value, num_validation))
 
 
 def _significance(best: float, paper: float, count: int) -> str:
-    """Say what the difference of two single runs is worth.
+    """Judge the difference of two single runs, in one line.
 
-    The standard error is that of two shares over ``count`` images each; seeds add to it, and so
-    does having picked the best of many trials, so it is the least there can be.
+    The standard error is that of two shares over ``count`` images each. It is a lower bound: seeds
+    add to it, and so does the choice of the best of many trials.
     """
     error = math.sqrt((best * (1 - best) + paper * (1 - paper)) / count)
     verdict = "within noise" if best - paper < 2 * error else "to be confirmed over several seeds"
     return (
-        f"Difference {100 * (best - paper):+.2f} points: {verdict} (one run each; standard error "
-        f"from {count} validation images alone {100 * error:.2f} points)"
+        f"Difference {points(best - paper)} points: {verdict} (one run each; standard error "
+        f"from {count} validation images alone {points(error, sign=False)} points)"
     )

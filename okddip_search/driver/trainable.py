@@ -1,4 +1,4 @@
-"""What Ray runs in a worker: training runs, an epoch a step, and looks at finished leaders."""
+"""The Ray Tune trainable: a training run in a worker, one epoch per step."""
 
 import logging
 import traceback
@@ -17,16 +17,16 @@ logger = logging.getLogger(__name__)
 class OKDDipTrial(Trainable):  # type: ignore[misc]
     """One trial of the search.
 
-    Workers are reused from trial to trial (importing torch takes seconds) and Tune may build one
+    Workers are reused from trial to trial, as importing torch takes seconds. Tune may build one
     that it never steps, so nothing is opened before the first step. Errors of the training are
-    reported as a ``failure`` and not raised, as a worker that raises is replaced. Where the machine
-    is to blame for the failure (memory, disk), ``cause`` says so.
+    reported as a ``failure`` and not raised, because Tune replaces a worker that raises. If the
+    machine caused the failure (memory, disk), ``cause`` says so.
     """
 
     def setup(
         self, config: dict[str, Any], arrays: dict[str, Any], trials_dir: str, teachers_dir: str
     ) -> None:
-        """Keep what the trial needs.
+        """Store the arguments.
 
         Args:
             config: ``number`` of the trial and ``trainer``, its ``TrainConfig`` as a dict.
@@ -44,7 +44,7 @@ class OKDDipTrial(Trainable):  # type: ignore[misc]
         self._notes = _Notes()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take up another trial in the same process."""
+        """Switch to another trial in the same process."""
         self.cleanup()
         self._assignment = new_config
         return True
@@ -52,8 +52,8 @@ class OKDDipTrial(Trainable):  # type: ignore[misc]
     def step(self) -> dict[str, Any]:
         """Run one epoch.
 
-        The first report of a worker holds all epochs so far, also those of an earlier worker that
-        was killed before its driver heard of them.
+        The first report of a worker contains all epochs so far, including those of an earlier
+        worker that was killed before its driver received them.
         """
         try:
             if self._run is None:
@@ -65,10 +65,10 @@ class OKDDipTrial(Trainable):  # type: ignore[misc]
             cause = machine_at_fault(error)
             if cause == "died":
                 self.cleanup()
-                raise  # another worker goes on from the checkpoint
+                raise  # another worker resumes from the checkpoint
             if cause is None:
                 self._write_traceback()  # the training's own fault: this trial failed
-            with suppress(OSError):  # a full disk takes no checkpoint either
+            with suppress(OSError):  # no checkpoint can be written to a full disk either
                 self.cleanup()
             return {"reports": [], "failure": one_line(error), "cause": cause, "done": True}
 
@@ -77,7 +77,7 @@ class OKDDipTrial(Trainable):  # type: ignore[misc]
         return self._trials_dir / str(self._assignment["number"])
 
     def _write_traceback(self) -> None:
-        """Keep the whole story beside the trial; the study has room for one line of it."""
+        """Write the traceback to the trial's directory; the study keeps only its first line."""
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             (self._directory / "error.txt").write_text(traceback.format_exc(), encoding="utf-8")
@@ -102,7 +102,7 @@ class OKDDipTrial(Trainable):  # type: ignore[misc]
         }
 
     def cleanup(self) -> None:
-        """Let go of the run, its directory and its GPU memory."""
+        """Release the run, its directory and its GPU memory."""
         if self._run is None:
             return
         import torch
@@ -114,7 +114,7 @@ class OKDDipTrial(Trainable):  # type: ignore[misc]
 
 
 class _Notes(logging.Handler):
-    """Keeps what the trainer warns of, for the driver to tell: a worker's own log is lost."""
+    """Collects the trainer's warnings for the driver to show, as a worker's own log is lost."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -125,16 +125,17 @@ class _Notes(logging.Handler):
         self._lines.append(record.getMessage())
 
     def taken(self) -> list[str]:
-        """Return what is new."""
+        """Return the warnings since the last call."""
         lines, self._lines = self._lines, []
         return lines
 
 
 def machine_at_fault(error: Exception) -> Cause | None:
-    """Tell what may be over soon, or with fewer trials at a time, from a failed training.
+    """Classify an error: the machine's, which is worth a retry, or the training's own.
 
     Returns:
-        ``died`` where this process is of no use any more (a broken GPU, a lost file system).
+        The cause, or None if the training itself failed. ``died`` means that this process can no
+        longer be used (a broken GPU, a lost file system).
     """
     from torch import OutOfMemoryError
 

@@ -1,7 +1,7 @@
-"""What Ray Tune sees of a ``StudyBridge``: a searcher, a scheduler and a stopper that only forward.
+"""Ray Tune adapter: a searcher, a scheduler and a stopper that forward calls to a ``StudyBridge``.
 
-Tune asks the scheduler first and then not the searcher where a trial is stopped; with ``done`` it
-skips the scheduler. So the last epoch of a trial is recorded where it closes.
+Tune asks the scheduler first, and skips the searcher if the scheduler stops the trial; a result
+with ``done`` skips the scheduler. A trial's last epoch is therefore recorded when it is closed.
 """
 
 import logging
@@ -20,16 +20,16 @@ from okddip_search.driver.bridge import StudyBridge
 logger = logging.getLogger(__name__)
 
 
-class Unsaved:
-    """Keeps the bridge out of the snapshots that Tune pickles; the study is what a resume reads."""
+class NotPickled:
+    """Keeps the bridge out of Tune's pickled snapshots; a resumed search reads the study."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return nothing."""
+        """Return an empty state."""
         return {}
 
 
-class StudySearcher(Unsaved, Searcher):  # type: ignore[misc]
-    """Tune's question "what next?", forwarded."""
+class StudySearcher(NotPickled, Searcher):  # type: ignore[misc]
+    """Forwards Tune's requests for a next trial."""
 
     def __init__(self, bridge: StudyBridge) -> None:
         super().__init__(metric=None, mode=None)
@@ -37,7 +37,7 @@ class StudySearcher(Unsaved, Searcher):  # type: ignore[misc]
         self._numbers: dict[str, int] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Return a trial for the worker, None to wait, ``FINISHED`` when there is no more."""
+        """Return a trial for the worker, None to wait, or ``FINISHED`` if there are no more."""
         entry = self._bridge.next_trial()
         if entry is None:
             return Searcher.FINISHED if self._bridge.done else None
@@ -49,19 +49,19 @@ class StudySearcher(Unsaved, Searcher):  # type: ignore[misc]
         }
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Do nothing: the scheduler is asked first and has recorded it."""
+        """Do nothing: the scheduler, which is called first, has recorded it."""
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Close the trial. Tune skips the scheduler for a last result, so it is recorded here."""
+        """Record the last epoch, for which Tune skips the scheduler, and close the trial."""
         number = self._numbers.pop(trial_id, None)
         if number is None or self._bridge.interrupted or self._bridge.unschedulable:
             return
-        if error or result is None:  # the scheduler was told why; if not, the driver itself erred
-            self._bridge.set_back(number, "its worker ended without a word", "died")
+        if error or result is None:  # the scheduler knows why, unless the driver itself failed
+            self._bridge.requeue(number, "its worker ended without a word", "died")
         elif cause := result.get("cause"):
-            self._bridge.set_back(number, result["failure"], cause)
+            self._bridge.requeue(number, result["failure"], cause)
         elif failure := result.get("failure"):
             self._bridge.fail(number, failure)
         else:
@@ -77,8 +77,8 @@ class StudySearcher(Unsaved, Searcher):  # type: ignore[misc]
         """Save nothing."""
 
 
-class StudyScheduler(Unsaved, FIFOScheduler):  # type: ignore[misc]
-    """Tune's question "go on?", forwarded after every epoch."""
+class StudyScheduler(NotPickled, FIFOScheduler):  # type: ignore[misc]
+    """Forwards Tune's decision whether to continue a trial, after every epoch."""
 
     _supports_buffered_results = False
 
@@ -98,22 +98,23 @@ class StudyScheduler(Unsaved, FIFOScheduler):  # type: ignore[misc]
         return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
 
     def on_trial_add(self, tune_controller: Any, trial: TuneTrial) -> None:
-        """Remember who runs the trials."""
+        """Keep a reference to Tune's controller."""
         self._controller = tune_controller
         super().on_trial_add(tune_controller, trial)
 
     def on_trial_error(self, tune_controller: Any, trial: TuneTrial) -> None:
-        """Take the trial back; Tune says only here why its worker died."""
+        """Requeue the trial; only here does Tune say why its worker died."""
         number = trial.config["number"]
         words = why_it_died(trial)
         reason = self._killed.pop(number, "") or words
         out_of_memory = LOW_MEMORY in words
-        self._bridge.set_back(number, reason, "out of memory" if out_of_memory else "died")
+        self._bridge.requeue(number, reason, "out of memory" if out_of_memory else "died")
 
     def kill(self, trial: TuneTrial, reason: str) -> None:
-        """Kill the worker of a trial that is not heard of any more.
+        """Kill the worker of a trial that no longer reports.
 
-        Where it is not to be found, the trial is left alone and the log says so.
+        Tune has no public access to a trial's actor. If its private access has changed, the trial
+        is left running and the log says so.
         """
         try:
             actor = actor_of(self._controller, trial)
@@ -125,7 +126,7 @@ class StudyScheduler(Unsaved, FIFOScheduler):  # type: ignore[misc]
 
 
 def why_it_died(trial: TuneTrial) -> str:
-    """Return in one line why a trial's worker died; Tune writes each death into a file."""
+    """Return in one line why a trial's worker died; Tune writes each failure to a file."""
     try:
         text = Path(trial.error_file).read_text(encoding="utf-8", errors="replace")
     except (OSError, TypeError):
@@ -135,7 +136,7 @@ def why_it_died(trial: TuneTrial) -> str:
     return lines[1].strip() if len(lines) > 1 else "its worker ended without a word"
 
 
-class WhenInterrupted(Unsaved, Stopper):  # type: ignore[misc]
+class WhenInterrupted(NotPickled, Stopper):  # type: ignore[misc]
     """Ends Tune after a signal; running trials finish their epoch and save it."""
 
     def __init__(self, bridge: StudyBridge) -> None:
@@ -146,5 +147,5 @@ class WhenInterrupted(Unsaved, Stopper):  # type: ignore[misc]
         return False
 
     def stop_all(self) -> bool:
-        """Say whether Tune is to end."""
+        """Return whether Tune is to end."""
         return self._bridge.interrupted or self._bridge.unschedulable

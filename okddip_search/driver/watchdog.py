@@ -1,4 +1,4 @@
-"""What Tune waits for without a word: workers that hang, and trials that there is no room for."""
+"""Watches for workers that hang and trials that cannot be placed, which Tune does not report."""
 
 import logging
 import statistics
@@ -12,29 +12,29 @@ from ray.tune.experiment import Trial as TuneTrial
 
 from okddip_search.cluster.waiting import PendingResources
 from okddip_search.driver.bridge import OpenTrial, StudyBridge
-from okddip_search.driver.tune import StudyScheduler, Unsaved
+from okddip_search.driver.tune import NotPickled, StudyScheduler
 from okddip_search.space.settings import ResourceSettings
 
 logger = logging.getLogger(__name__)
 
 STALL_FACTOR = 10
-"""``stall_timeout: auto``: so many times the median epoch."""
+"""``stall_timeout: auto``: multiple of the median epoch after which a worker is killed."""
 LEAST_STALL_S = 60.0
 FIRST_STALL_S = 3600.0
-"""While no epoch was seen yet, in this session, whose length could be a measure."""
+"""Limit until the first epoch of this session, from which later limits are derived."""
 LOOK_EVERY_S = 1.0
 
 
-class Watchdog(Unsaved, Callback):  # type: ignore[misc]
-    """Kills workers that hang, and says what is missing where no trial can be placed.
+class Watchdog(NotPickled, Callback):  # type: ignore[misc]
+    """Kills workers that hang, and names the missing resource if no trial can be placed.
 
-    A killed worker's trial goes on from its checkpoint in another one, as after any other death.
+    A killed worker's trial resumes from its checkpoint in another worker, as after any other death.
 
     Args:
-        bridge: Whose trials are watched.
-        scheduler: Reaches their workers.
+        bridge: Its trials are watched.
+        scheduler: Gives access to their workers.
         settings: ``stall_timeout``.
-        cpus_per_trial: Cores of each.
+        cpus_per_trial: Cores of each trial.
         say: Prints a line for the user.
     """
 
@@ -59,11 +59,11 @@ class Watchdog(Unsaved, Callback):  # type: ignore[misc]
     def on_trial_result(
         self, iteration: int, trials: Any, trial: TuneTrial, result: Mapping[str, Any], **_: Any
     ) -> None:
-        """Learn how long epochs take here."""
+        """Record the length of the epochs."""
         self._epochs_s.extend(report["seconds"] for report in result.get("reports", ()))
 
     def on_step_end(self, iteration: int, trials: list[TuneTrial], **_: Any) -> None:
-        """Look around, once a second."""
+        """Check workers and pending trials, once a second."""
         now = time.monotonic()
         if now - self._looked_at_s < LOOK_EVERY_S:
             return
@@ -71,7 +71,7 @@ class Watchdog(Unsaved, Callback):  # type: ignore[misc]
         try:
             self._kill_stalled(trials, now)
             self._watch_places(trials)
-        except Exception:  # a watchdog must not be what ends the search
+        except Exception:  # a watchdog must not end the search
             logger.exception("watchdog")
 
     def _kill_stalled(self, trials: Iterable[TuneTrial], now: float) -> None:
@@ -85,15 +85,15 @@ class Watchdog(Unsaved, Callback):  # type: ignore[misc]
             waited_s = now - max(began[id_], entry.heard_at_s)
             limit_s = self._limit_s(entry)
             if waited_s > limit_s:
-                self._running_since[id_] = now  # its death takes a moment to be noticed
+                self._running_since[id_] = now  # its death is noticed with a delay
                 self._say(
                     f"Trial {entry.trial.number} hangs: no epoch for {waited_s:.0f} s "
-                    "(resources.stall_timeout); its worker is killed and the trial goes on"
+                    "(resources.stall_timeout); its worker is killed and the trial is resumed"
                 )
                 self._scheduler.kill(trial, f"it hung: no epoch for {waited_s:.0f} s")
 
     def _limit_s(self, entry: OpenTrial) -> float:
-        """Return how long an epoch may take; a worker's first one trains a teacher before it."""
+        """Return the limit of an epoch; a worker's first one includes training the teacher."""
         if self._stall_timeout != "auto":
             limit_s = self._stall_timeout
         elif self._epochs_s:

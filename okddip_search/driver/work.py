@@ -1,7 +1,7 @@
-"""What a bridge runs: the trials of a search, or runs that are all known beforehand.
+"""The work of a bridge: the trials of a search, or a fixed list of runs.
 
-The bridge asks its agenda what comes next and what a run is worth; everything else (slots,
-recording, restarts, failures) is the same for a search and for its confirmation.
+The agenda supplies the next configuration and the objective; everything else (slots, recording,
+restarts, failures) is the same for a search and for its confirmation.
 """
 
 from collections.abc import Mapping
@@ -18,14 +18,14 @@ from trainer.config.train import TrainConfig
 
 
 class Agenda(Protocol):
-    """Says which trials a study is to have.
+    """The trials that a study is to have.
 
     Attributes:
-        objective: What a trial is worth.
-        timeout_s: No trial starts so long after the bridge was made; None: no limit.
-        max_failures: So many failed trials in a row end it.
+        objective: How a trial's value follows from its curve.
+        timeout_s: Seconds after which the bridge starts no further trial; None: no limit.
+        max_failures: Failed trials in a row that end the study.
         has_best: Whether the trials compete, so that one of them is the best.
-        keep_leaders: So many of the best trials keep their network on disk; None: all.
+        keep_leaders: Number of best trials that keep their network on disk; None: all.
     """
 
     @property
@@ -49,21 +49,21 @@ class Agenda(Protocol):
         """See above."""
 
     def sampler(self, number: int) -> BaseSampler:
-        """Return what suggests the parameters of a trial."""
+        """Return the sampler of a trial's parameters."""
 
     def config(self, trial: BaseTrial) -> TrainConfig:
-        """Return what the trial's worker trains."""
+        """Return the configuration of a trial."""
 
     def params(self, trial: BaseTrial) -> Mapping[str, Any]:
-        """Return what tells the trial from the others, for tables and charts."""
+        """Return the parameters that distinguish the trial, for tables and charts."""
 
     def is_spent(self, study: Study, pending: int) -> bool:
-        """Say whether no further trial is to start, with so many running or left running."""
+        """Return whether no further trial is to start; ``pending`` are running or left running."""
 
 
 @dataclass(frozen=True)
 class SearchAgenda:
-    """The trials of a search: sampled until the budget of complete and pruned ones is spent."""
+    """The trials of a search, sampled until the budget of complete and pruned ones is spent."""
 
     spec: SearchSpec
     has_best: bool = True
@@ -89,9 +89,9 @@ class SearchAgenda:
         return self.spec.study.keep_leaders
 
     def sampler(self, number: int) -> BaseSampler:
-        """Return a sampler of its own for every trial, seeded by its number.
+        """Return a new sampler for every trial, seeded by its number.
 
-        A resumed search then suggests what the unbroken one would have.
+        A resumed search then suggests the same trials as an uninterrupted one.
         """
         return self.spec.make_sampler(number)
 
@@ -104,7 +104,7 @@ class SearchAgenda:
         return trial.params
 
     def is_spent(self, study: Study, pending: int) -> bool:
-        """Count complete and pruned trials; failed ones are free."""
+        """Compare complete and pruned trials with the budget; failed ones do not count."""
         ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
         return len(ended) + pending >= self.spec.study.trials
 
@@ -114,13 +114,13 @@ CONTENDER, SEED = "contender", "seed"
 
 @dataclass(frozen=True)
 class FixedAgenda:
-    """Runs that were all enqueued beforehand, each a contender trained with a seed.
+    """Runs that were all enqueued beforehand, each a labelled configuration with a seed.
 
     Attributes:
-        configs: By the contender's label; fields of ``TrainConfig``.
-        objective: What a run is worth.
-        common: Fields of every run: the images, and what the machine decides (device, threads).
-        max_failures: So many failed runs in a row end it.
+        configs: By the configuration's label; fields of ``TrainConfig``.
+        objective: How a run's value follows from its curve.
+        common: Fields of every run: images, device and threads.
+        max_failures: Failed runs in a row that end the study.
     """
 
     configs: Mapping[str, Mapping[str, Any]]
@@ -132,16 +132,16 @@ class FixedAgenda:
     keep_leaders: int | None = None
 
     def sampler(self, number: int) -> BaseSampler:
-        """Return a sampler that has nothing to sample."""
+        """Return a sampler that will not be used."""
         return RandomSampler(seed=number)
 
     def config(self, trial: BaseTrial) -> TrainConfig:
-        """Return the contender's configuration with the run's seed."""
+        """Return the labelled configuration with the run's seed."""
         values = self.configs[trial.user_attrs[CONTENDER]]
         return TrainConfig(**{**values, **self.common, "seed": trial.user_attrs[SEED]})
 
     def params(self, trial: BaseTrial) -> Mapping[str, Any]:
-        """Return contender, seed and method."""
+        """Return label, seed and method."""
         label = trial.user_attrs[CONTENDER]
         return {
             CONTENDER: label,
@@ -150,5 +150,5 @@ class FixedAgenda:
         }
 
     def is_spent(self, study: Study, pending: int) -> bool:
-        """Say whether every run has been started; a failed one is a finding, not run again."""
+        """Return whether every run has been started; a failed one counts and is not repeated."""
         return not study.get_trials(deepcopy=False, states=(TrialState.WAITING,))

@@ -1,4 +1,4 @@
-"""What the report works out from a confirmation: its cost, the noise, the winner's curse."""
+"""Derived values of a confirmation for the report: cost, noise, the winner's curse."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def winners_curse(confirm: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Set the search's best value beside the mean of the same setting over several seeds."""
+    """Compare the search's best value with the mean of the same setting over several seeds."""
     best = (confirm or {}).get("search_best")
     if not best:
         return None
@@ -15,7 +15,7 @@ def winners_curse(confirm: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def noise_floor(confirm: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Add to the spread of one setting what it means for two single runs.
+    """Add the spread of a difference of two single runs to that of one setting.
 
     Their difference has √2 times the standard deviation; twice that is the usual bound.
     """
@@ -24,36 +24,36 @@ def noise_floor(confirm: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def cost(confirm: Mapping[str, Any] | None, search_s: float | None) -> dict[str, Any]:
-    """Return what training took: each contender, the search and the confirmation as a whole.
+    """Return training costs: of each configuration, of the search and of the confirmation.
 
     Device-seconds are wall seconds times the GPUs of a run, or its cores where it has no GPU.
 
     Args:
         confirm: ``confirm.json``, if there is one.
-        search_s: Sum of the search's training times; None where none is known.
+        search_s: Sum of the search's training times; None if unknown.
     """
     if confirm is None:
         return {"unit": None, "contenders": [], "search_s": search_s, "confirm_s": None,
                 "search_device_s": None, "confirm_device_s": None}  # fmt: skip
-    contenders = [_of_contender(contender) for contender in confirm["contenders"]]
+    configurations = [_of_configuration(configuration) for configuration in confirm["contenders"]]
     of_search = confirm.get("search_cost") or {}
     seconds = of_search.get("training_s", search_s)
     return {
-        "unit": "GPU" if any(c["gpus"] for c in contenders) else "core",
-        "contenders": contenders,
+        "unit": "GPU" if any(c["gpus"] for c in configurations) else "core",
+        "contenders": configurations,
         "search_s": seconds,
-        "confirm_s": _total(c["training_s"] for c in contenders),
+        "confirm_s": _total(c["training_s"] for c in configurations),
         "search_device_s": _device_seconds(seconds, of_search),
-        "confirm_device_s": _total(c["device_s"] for c in contenders),
+        "confirm_device_s": _total(c["device_s"] for c in configurations),
     }
 
 
-def _of_contender(contender: Mapping[str, Any]) -> dict[str, Any]:
-    spent = contender["cost"]
+def _of_configuration(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    spent = configuration["cost"]
     return {
-        "label": contender["label"],
-        "method": contender["method"],
-        "num_peers": contender["config"].get("num_peers"),
+        "label": configuration["label"],
+        "method": configuration["method"],
+        "num_peers": configuration["config"].get("num_peers"),
         **spent,
         "device_s": _device_seconds(spent["training_s"], spent),
         "device_s_per_run": _device_seconds(spent["training_s_per_run"], spent),
@@ -73,8 +73,8 @@ def _total(values: Any) -> float | None:
 def failed_runs(confirm: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     """Return the confirmation's failed runs with their reasons."""
     return [
-        {"contender": contender["label"], "seed": run["seed"], "reason": run["reason"]}
-        for contender in (confirm or {}).get("contenders", [])
-        for run in contender["runs"]
+        {"contender": configuration["label"], "seed": run["seed"], "reason": run["reason"]}
+        for configuration in (confirm or {}).get("contenders", [])
+        for run in configuration["runs"]
         if run["state"] == "failed"
     ]

@@ -1,7 +1,7 @@
 """``report.json``: every number of the report as plain values; the page is made from it alone.
 
-Accuracies are shares in [0, 1], times are seconds, epochs count from 0. What does not exist is
-null; a value that is not finite is null, too, as JSON has no word for it.
+Accuracies are shares in [0, 1], times are seconds, epochs count from 0. Missing values are null,
+and so are values that are not finite, which JSON cannot express.
 """
 
 import datetime as dt
@@ -24,20 +24,24 @@ from okddip_search.algorithms.pruners import PRUNE_FROM, RAMP_WEIGHT
 from okddip_search.masking import masked
 from okddip_search.report.confirm_data import cost, failed_runs, noise_floor, winners_curse
 from okddip_search.report.sources import Sources
-from okddip_search.study.trials import FINGERPRINT, PAPER_KEY, REASON
+from okddip_search.study.trials import (
+    FINGERPRINT,
+    PAPER_KEY,
+    REASON,
+    STATES,
+    best_trial,
+    paper_trial,
+)
 from trainer.config.train import TrainConfig
 from trainer.io.text import visible
 
 FORMAT = 1
 ATTENTION_FRAMES = 8
 TOP_TRIALS = 5
-"""PED-ANOVA contrasts the best trials with all; its authors advise at least so many of them."""
+"""Least number of best trials that PED-ANOVA contrasts with all, as its authors advise."""
 
-_STATES = {
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-    TrialState.RUNNING: "running",
+_BEGUN: Mapping[TrialState, str] = {
+    state: name for state, name in STATES.items() if state is not TrialState.WAITING
 }
 _CURVES = {
     "leader": "leader_accuracy",
@@ -52,14 +56,14 @@ _CURVES = {
 
 def collect(sources: Sources) -> dict[str, Any]:
     """Return the report's data, ready for JSON."""
-    trials = [_trial(sources, trial) for trial in sources.trials if trial.state in _STATES]
+    trials = [_trial(sources, trial) for trial in sources.trials if trial.state in _BEGUN]
     search = _search(sources, trials)
     best = _best(sources, trials)
     data = {
         "format": FORMAT,
         "written": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "search": search,
-        "verdict": _verdict(sources, trials),
+        "verdict": _verdict(sources),
         "best": best,
         "commands": _commands(sources, trials),
         "trials": trials,
@@ -79,7 +83,7 @@ def collect(sources: Sources) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Make a value fit for JSON and for strangers: finite, without passwords, all of it seen."""
+    """Make a value safe to publish as JSON: finite, no passwords, control characters visible."""
     if isinstance(value, Mapping):
         return {_plain(str(key)): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -95,7 +99,7 @@ def _trial(sources: Sources, trial: FrozenTrial) -> dict[str, Any]:
     values = trial.intermediate_values
     return {
         "number": trial.number,
-        "state": _STATES[trial.state],
+        "state": _BEGUN[trial.state],
         "value": trial.value if trial.state is TrialState.COMPLETE else None,
         "last_value": values[max(values)] if values else None,
         "epochs": len(values),
@@ -115,7 +119,7 @@ def _trial(sources: Sources, trial: FrozenTrial) -> dict[str, Any]:
 def _config(sources: Sources, trial: FrozenTrial) -> TrainConfig | None:
     try:
         return sources.spec.suggest(FixedTrial(trial.params, number=trial.number))
-    except ValueError:  # it was just begun: its parameters are not all in the journal yet
+    except ValueError:  # it has just started: not all of its parameters are in the journal yet
         return None
 
 
@@ -126,7 +130,7 @@ def _iso(moment: dt.datetime | None) -> str | None:
 def _search(sources: Sources, trials: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     spec = sources.spec
     seconds = [trial["seconds"] for trial in trials if trial["seconds"] is not None]
-    counts = {state: sum(t["state"] == state for t in trials) for state in _STATES.values()}
+    counts = {state: sum(t["state"] == state for t in trials) for state in _BEGUN.values()}
     return {
         "name": spec.name,
         "state": _state(sources, counts["complete"] + counts["pruned"]),
@@ -149,64 +153,62 @@ def _search(sources: Sources, trials: Sequence[Mapping[str, Any]]) -> dict[str, 
 
 
 def _fixed(sources: Sources, name: str) -> Any:
-    """Return a field that is the same in every trial; None where it is searched."""
+    """Return a field that is the same in every trial; None if it is searched."""
     if name in sources.spec.search:
         return None
     return sources.spec.fixed.get(name, TrainConfig.model_fields[name].default)
 
 
 def _state(sources: Sources, finished: int) -> str:
-    """Say how the search stands: finished, running, stopped, failed or killed."""
+    """Return the state of the search: finished, running, stopped, failed or killed."""
     if finished >= sources.spec.study.trials or sources.confirm is not None:
         return "finished"
     words = {"FINISHED": "finished", "KILLED": "stopped", "FAILED": "failed"}
     last = sources.sessions[-1] if sources.sessions else None
     if last is not None and last.status is not None:
         return words.get(last.status, "stopped")
-    if sources.driver == os.getpid():  # this very process wrote the last trial and is about to end
+    if sources.driver == os.getpid():  # this process wrote the last trial and is about to exit
         return "stopped"
     return "running" if sources.driver is not None else "killed"
 
 
-def _best_trial(trials: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    complete = [trial for trial in trials if trial["value"] is not None]
-    return max(complete, key=lambda trial: float(trial["value"]), default=None)
+def _entry(
+    trials: Sequence[Mapping[str, Any]], chosen: FrozenTrial | None
+) -> Mapping[str, Any] | None:
+    """Return the report's entry for a trial of the study; None if it has none."""
+    return next((t for t in trials if chosen is not None and t["number"] == chosen.number), None)
 
 
-def _paper_trial(trials: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    return next((trial for trial in trials if trial["enqueued"]), None)
-
-
-def _verdict(sources: Sources, trials: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _verdict(sources: Sources) -> dict[str, Any]:
     """Return the verdict in one sentence, its status, and the command that leads to one."""
     confirm = sources.confirm
     command = f"okddip-search confirm {_shown(sources.directory)}"
     if confirm is not None and confirm["verdict"]:
         return {**confirm["verdict"], "command": None}
-    if confirm is None and _best_trial(trials) is None:
+    if confirm is None and best_trial(sources.trials) is None:
         sentence = "No trial is complete yet, so there is no winner and nothing to confirm."
         return {"status": "none", "sentence": sentence, "command": None}
     if confirm is None:
         sentence = (
             "Nothing is confirmed yet: every number here comes from one run, which ranks "
-            "candidates and proves no gain."
+            "candidates but does not prove a gain."
         )
         return {"status": "none", "sentence": sentence, "command": command}
-    runs = [run for contender in confirm["contenders"] for run in contender["runs"]]
+    runs = [run for configuration in confirm["contenders"] for run in configuration["runs"]]
     ended = sum(run["state"] in ("complete", "failed") for run in runs)
     sentence = f"Nothing is confirmed yet: {ended} of {len(runs)} confirmation runs have ended"
     if confirm["state"] == "complete":
         return {"status": "none", "sentence": f"{sentence}, without a verdict.", "command": None}
     sealed = "" if confirm["openings"] else ", and the test set is still sealed"
-    goes_on = None if sources.driver is not None else command
-    return {"status": "running", "sentence": f"{sentence}{sealed}.", "command": goes_on}
+    resuming = None if sources.driver is not None else command
+    return {"status": "running", "sentence": f"{sentence}{sealed}.", "command": resuming}
 
 
 def _best(sources: Sources, trials: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """Return the setting to use: the confirmed winner, or else the search's best trial."""
     confirm: Mapping[str, Any] = sources.confirm or {"contenders": [], "winner": None}
     winner = next((c for c in confirm["contenders"] if c["label"] == confirm["winner"]), None)
-    trial = _best_trial(trials)
+    trial = _entry(trials, best_trial(sources.trials))
     if winner is not None:
         number, value = winner["search_trial"], winner["search_value"]
         config = winner["config"]
@@ -220,7 +222,8 @@ def _best(sources: Sources, trials: Sequence[Mapping[str, Any]]) -> dict[str, An
         )
     else:
         return None
-    paper = _paper_trial(trials) or {"number": None, "value": None, "params": {}}
+    paper = _entry(trials, paper_trial(sources.trials))
+    paper = paper or {"number": None, "value": None, "params": {}}
     searched = [name for name in sources.spec.search if sources.spec.search[name].is_active(config)]
     return {
         "standing": _standing(sources, winner),
@@ -240,14 +243,14 @@ def _best(sources: Sources, trials: Sequence[Mapping[str, Any]]) -> dict[str, An
 
 
 def _standing(sources: Sources, winner: Mapping[str, Any] | None) -> str:
-    """Say on what the choice rests: one run each, means over seeds, or the test set as well."""
+    """Return the basis of the choice: one run each, means over seeds, or the test set as well."""
     if winner is None or sources.confirm is None:
         return "searched"
     return "compared" if sources.confirm["verdict"] else "chosen"
 
 
 def _shown(directory: Path) -> str:
-    """Return the directory as a shell in the working directory would take it."""
+    """Return the directory, quoted for a shell in the working directory."""
     whole = directory.resolve()
     working = Path.cwd()
     return shlex.quote(
@@ -258,11 +261,11 @@ def _shown(directory: Path) -> str:
 def _commands(sources: Sources, trials: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
     shown = _shown(sources.directory)
     commands = []
-    if _best_trial(trials) is not None:
+    if best_trial(sources.trials) is not None:
         if sources.confirm is None:
             commands.append(("Find out whether the winner is real", f"confirm {shown}"))
         elif sources.confirm["state"] != "complete":
-            commands.append(("Go on with the confirmation", f"confirm {shown}"))
+            commands.append(("Resume the confirmation", f"confirm {shown}"))
         commands += [
             ("Get the configuration", f"export {shown} --output best.yaml"),
             ("Get the leader's weights, to run without this tool", f"export {shown} --format pt2"),
@@ -270,7 +273,7 @@ def _commands(sources: Sources, trials: Sequence[Mapping[str, Any]]) -> list[dic
         ]
     commands.append(("Compare the trials in MLflow", f"ui {shown}"))
     if _state(sources, _finished(trials)) in ("stopped", "failed", "killed"):
-        commands.append(("Go on with the search", f"--resume --out {shown}"))
+        commands.append(("Resume the search", f"--resume --out {shown}"))
     return [{"words": words, "command": f"okddip-search {rest}"} for words, rest in commands]
 
 
@@ -279,7 +282,7 @@ def _finished(trials: Sequence[Mapping[str, Any]]) -> int:
 
 
 def _curves(history: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Turn epochs into curves; ``members`` tells a group from a single network."""
+    """Turn a list of epochs into curves by name."""
     curves = {name: [_rounded(r.get(key)) for r in history] for name, key in _CURVES.items()}
     return {"epochs": [r["epoch"] for r in history], **curves}
 
@@ -289,14 +292,16 @@ def _rounded(value: Any) -> Any:
 
 
 def _importances(sources: Sources) -> dict[str, Any]:
-    """Ask PED-ANOVA how much each parameter matters for being among the best trials."""
+    """Compute with PED-ANOVA how much each parameter matters for being among the best trials."""
     complete = [trial for trial in sources.trials if trial.state is TrialState.COMPLETE]
     values = {trial.value for trial in complete}
     absent = ""
     if len(complete) < 2:
         absent = f"Importances need at least 2 complete trials; there are {len(complete)}."
     elif len(values) < 2:
-        absent = "All complete trials have the same value, so no parameter can be told to matter."
+        absent = (
+            "All complete trials have the same value, so the importance of parameters is unknown."
+        )
     if absent:
         return {"absent": absent, "trials": len(complete), "top_share": None, "values": {}}
     share = min(0.5, max(0.1, TOP_TRIALS / len(complete)))
@@ -307,13 +312,13 @@ def _importances(sources: Sources) -> dict[str, Any]:
         found = get_param_importances(study, evaluator=evaluator)
     total = sum(found.values())
     if not math.isfinite(total) or total <= 0:
-        absent = "PED-ANOVA finds no parameter that tells the best trials from the others."
+        absent = "PED-ANOVA finds no parameter that separates the best trials from the others."
     return {"absent": absent, "trials": len(complete), "top_share": share, "values": found}
 
 
 @contextmanager
 def _quiet_optuna() -> Iterator[None]:
-    """Keep Optuna's notes off the terminal; what they warn of (few trials) is said on the page."""
+    """Keep Optuna's warnings off the terminal; the page itself warns of few trials."""
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
@@ -327,7 +332,7 @@ def _quiet_optuna() -> Iterator[None]:
 def _attention(
     sources: Sources, trials: Sequence[Mapping[str, Any]], best: int | None
 ) -> dict[str, Any]:
-    """Return the attention matrices of the best trial that has some, at evenly spaced epochs."""
+    """Return attention matrices of the best trial that has any, at evenly spaced epochs."""
     ranked = sorted(trials, key=lambda t: (t["number"] == best, t["value"] or -1.0), reverse=True)
     for trial in ranked:
         history = sources.runs.get(trial["number"], {}).get("history", [])

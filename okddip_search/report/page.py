@@ -1,7 +1,7 @@
 """``report.html``: the whole search on one self-contained page, and its numbers as JSON.
 
-Data flows one way: files → ``report_sources`` → ``report_data`` (``report.json``) → charts and
-page. It only reads the search, so it serves a running or a killed one as well.
+Data flows one way: files → ``sources`` → ``data`` (``report.json``) → charts and page. The report
+only reads the search, so it also works for a running or a killed one.
 """
 
 import base64
@@ -16,7 +16,16 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from okddip_search.formatting import moment, percent, points, seconds, si, spread, value_text
+from okddip_search.formatting import (
+    moment,
+    percent,
+    points,
+    seconds,
+    si,
+    spread,
+    typeset,
+    value_text,
+)
 from okddip_search.layout import DATA, PAGE
 from okddip_search.report.charts import make_charts
 from okddip_search.report.data import collect
@@ -30,10 +39,10 @@ def write_report(search_dir: Path) -> Path:
     """Write ``report.json`` and ``report.html`` of a finished, running or killed search.
 
     Args:
-        search_dir: Of the search. Nothing else in it is changed, and no lock is taken.
+        search_dir: Directory of the search. Nothing else in it is changed, and no lock is taken.
 
     Returns:
-        The page.
+        Path of the page.
 
     Raises:
         UserError: There is no search, or its journal is damaged.
@@ -46,7 +55,7 @@ def write_report(search_dir: Path) -> Path:
 
 
 def try_report(search_dir: Path, say: Callable[[str], None]) -> Path | None:
-    """Write the report; what goes wrong with it must not cost a search its end."""
+    """Write the report; an error in it is printed and does not stop the search from ending."""
     try:
         return write_report(search_dir)
     except Exception as error:
@@ -56,7 +65,7 @@ def try_report(search_dir: Path, say: Callable[[str], None]) -> Path | None:
 
 
 def render(data: Mapping[str, Any]) -> str:
-    """Return the page for ``report_data.collect``'s values."""
+    """Return the page for the values of ``data.collect``."""
     environment = Environment(
         loader=PackageLoader("okddip_search.report"),
         autoescape=True,
@@ -66,7 +75,8 @@ def render(data: Mapping[str, Any]) -> str:
     )
     filters: dict[str, Callable[[Any], str]] = {
         "percent": lambda share: unbroken(percent(share)),
-        "points": points,
+        "points": lambda share: typeset(points(share)),
+        "points_of_sd": lambda share: points(share, sign=False),
         "spread": lambda summary: unbroken(spread(summary)),
         "seconds": lambda value: unbroken(seconds(value)),
         "count": lambda value: "–" if value is None else f"{value:,}",
@@ -92,7 +102,7 @@ def render(data: Mapping[str, Any]) -> str:
 
 
 def script_hash(script: str) -> str:
-    """Name a script in the page's policy, so that no other runs: none that a stranger's text holds.
+    """Return a script's hash for the page's policy, which blocks any script in foreign text.
 
     A browser sees every line end as a line feed.
     """

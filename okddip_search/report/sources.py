@@ -1,7 +1,7 @@
-"""What a report is made from, read without touching it: no lock, no repair, nothing written.
+"""The files behind a report, read only: no lock, no repair, nothing written.
 
-A search may be running in another process, or have died in mid write. Its journal is therefore
-copied up to the last whole line, and the copy is what Optuna opens.
+A search may be running in another process, or have died in the middle of a write. Its journal is
+therefore copied up to the last whole line, and Optuna opens the copy.
 """
 
 from collections.abc import Mapping
@@ -14,12 +14,7 @@ from optuna.trial import FrozenTrial
 from okddip_search.cluster.processes import began_before
 from okddip_search.driver.autotune import load_speed
 from okddip_search.errors import UserError
-from okddip_search.layout import (
-    CONFIRM,
-    CONFIRMATION,
-    JOURNAL,
-    SPEC,
-)
+from okddip_search.layout import CONFIRM, CONFIRMATION, JOURNAL, require_search
 from okddip_search.space.load import load_saved
 from okddip_search.space.model import SearchSpec
 from okddip_search.study.reading import read_findings, read_run, read_study
@@ -31,16 +26,16 @@ class Sources:
     """The files of a search, as they were at one moment.
 
     Attributes:
-        directory: Of the search.
+        directory: Directory of the search.
         spec: The space as it ran.
-        trials: Of the study, by number.
+        trials: Trials of the study, by number.
         study_attrs: User attributes of the study.
-        runs: Trial number to what its directory says: ``config``, ``environment``, ``history``.
+        runs: ``config``, ``environment`` and ``history`` of each run, by trial number.
         confirm: ``confirm/confirm.json``, or None.
         confirm_problem: Why there is no ``confirm`` although the file exists; else empty.
-        sessions: Who worked on it, in order; empty where that is not known.
-        driver: Process that is at work on the search, or None.
-        speed: What was timed before the first trial, in words; empty: nothing.
+        sessions: The commands that worked on it, in order; empty if they are not known.
+        driver: Id of the driver process, or None if none is running.
+        speed: Choices and timings of autotuning, in words; empty if there are none.
     """
 
     directory: Path
@@ -56,15 +51,12 @@ class Sources:
 
 
 def read_sources(directory: Path) -> Sources:
-    """Read a search directory; a search may be at work in it.
+    """Read a search directory, which may be in use by a running search.
 
     Raises:
         UserError: There is no search, or its journal is damaged before its last line.
     """
-    if not (directory / JOURNAL).is_file() or not (directory / SPEC).is_file():
-        raise UserError(
-            f"{directory} holds no search", "Name a search directory such as runs/digits."
-        )
+    require_search(directory, "Name a search directory such as runs/digits.")
     trials, study_attrs = read_study(directory / JOURNAL)
     confirm, problem = read_findings(directory / CONFIRM / CONFIRMATION)
     return Sources(
@@ -86,11 +78,11 @@ def _read_speed(directory: Path) -> str:
         speed = load_speed(directory)
     except UserError as error:
         return str(error)
-    return speed.words if speed else ""
+    return speed.describe() if speed else ""
 
 
 def _living_driver(lock: Path) -> int | None:
-    """Return the process named in the lock file if it lives; trying the lock would take it."""
+    """Return the process named in the lock file if it exists; trying the lock would take it."""
     try:
         process, locked_s = int(lock.read_text()), lock.stat().st_mtime
     except (OSError, ValueError):

@@ -1,14 +1,17 @@
-"""What a running search tells those who watch it: tracking and the console.
+"""The events of a running search, and those who follow them: tracking, the console, the disk.
 
-The bridge is the only sender. A listener must not raise and must not block: the study never waits
-for a screen or a server.
+The bridge is the only sender. A listener should not block: the study never waits for a screen or a
+server.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-TrialState = Literal["complete", "pruned", "failed"]
+logger = logging.getLogger(__name__)
+
+EndState = Literal["complete", "pruned", "failed"]
 
 
 @dataclass(frozen=True)
@@ -24,20 +27,49 @@ class TrialEnd:
     """
 
     number: int
-    state: TrialState
+    state: EndState
     value: float | None
     last_step: int | None
     reason: str = ""
 
 
-class Listener(Protocol):
-    """Receives the events of a search, in the driver process and thread."""
+class Listener:
+    """Receives the events of a search, in the driver's process and thread.
+
+    Subclasses override the events they need; the others are ignored.
+    """
 
     def trial_started(self, number: int, params: Mapping[str, Any], resumed: bool) -> None:
-        """A trial was asked for, or one left running by an earlier driver was adopted."""
+        """A trial was started, or one left running by an earlier driver was resumed."""
 
     def epoch_reported(self, number: int, step: int, report: Mapping[str, Any]) -> None:
         """One epoch of a trial was recorded; ``report`` is ``EpochReport.to_dict()``."""
 
     def trial_ended(self, end: TrialEnd, best: TrialEnd | None) -> None:
         """A trial was closed in the study; ``best`` is the best complete trial so far."""
+
+
+class Listeners(Listener):
+    """Passes each event on to several listeners; an error in one is logged and stops nothing."""
+
+    def __init__(self, listeners: Iterable[Listener]) -> None:
+        self._listeners = tuple(listeners)
+
+    def trial_started(self, number: int, params: Mapping[str, Any], resumed: bool) -> None:
+        """Pass it on."""
+        self._each(lambda one: one.trial_started(number, params, resumed))
+
+    def epoch_reported(self, number: int, step: int, report: Mapping[str, Any]) -> None:
+        """Pass it on."""
+        self._each(lambda one: one.epoch_reported(number, step, report))
+
+    def trial_ended(self, end: TrialEnd, best: TrialEnd | None) -> None:
+        """Pass it on."""
+        self._each(lambda one: one.trial_ended(end, best))
+
+    def _each(self, handle: Callable[[Listener], None]) -> None:
+        for listener in self._listeners:
+            try:
+                handle(listener)
+            except Exception:
+                logger.exception("an event in %s", type(listener).__name__)

@@ -6,7 +6,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from okddip_search.study.events import TrialEnd
+from okddip_search.study.events import EndState, TrialEnd
 
 FINGERPRINT = "okddip:data_fingerprint"
 IDENTITY = "okddip:tracking"
@@ -40,40 +40,52 @@ def trials_in(study: optuna.Study, *states: TrialState) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=states)
 
 
-def best_trial(study: optuna.Study) -> FrozenTrial | None:
-    """Return the best complete trial, or None; among equals the first."""
-    return best_of(study.get_trials(deepcopy=False))
-
-
-def best_of(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
-    """Return the best complete one of these trials, or None; among equals the first."""
+def ranked(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """Return the complete trials, the best first; of equals, the lowest number first."""
     complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
-    return max(complete, key=lambda t: (t.value or 0.0, -t.number), default=None)
+    return sorted(complete, key=lambda trial: (-(trial.value or 0.0), trial.number))
 
 
-def paper_trial(study: optuna.Study) -> FrozenTrial | None:
+def best_trial(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
+    """Return the best complete trial, or None."""
+    return next(iter(ranked(trials)), None)
+
+
+def paper_trial(trials: Iterable[FrozenTrial]) -> FrozenTrial | None:
     """Return the trial of the first enqueued configuration, the paper's own setting."""
-    asked = (t for t in study.get_trials(deepcopy=False) if t.user_attrs.get(PAPER_KEY))
-    return next(asked, None)
+    return next((trial for trial in trials if trial.user_attrs.get(PAPER_KEY)), None)
 
 
-_STATE_NAMES: dict[TrialState, Any] = {
+CLOSED: Mapping[TrialState, EndState] = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
 }
+"""States of a trial that has ended, with their names."""
+STATES: Mapping[TrialState, str] = {
+    **CLOSED,
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+"""Names of all states, in messages and files."""
 
 
 def ends_in(study: optuna.Study) -> list[TrialEnd]:
     """Return how every closed trial of the study ended."""
-    return [end_of(trial) for trial in trials_in(study, *_STATE_NAMES)]
+    return [end_of(trial) for trial in trials_in(study, *CLOSED)]
+
+
+def best_end(study: optuna.Study) -> TrialEnd | None:
+    """Return how the best complete trial of the study ended, or None."""
+    best = best_trial(study.get_trials(deepcopy=False))
+    return None if best is None else end_of(best)
 
 
 def end_of(trial: FrozenTrial) -> TrialEnd:
     """Return how a closed trial of the study ended."""
     return TrialEnd(
         number=trial.number,
-        state=_STATE_NAMES[trial.state],
+        state=CLOSED[trial.state],
         value=trial.value,
         last_step=trial.last_step,
         reason=trial.user_attrs.get(REASON, ""),

@@ -28,7 +28,7 @@ from okddip_search.study.reading import (
     study_folders,
 )
 from okddip_search.study.sessions import Session, new_search_id, read_sessions
-from okddip_search.study.trials import IDENTITY, best_of, end_of
+from okddip_search.study.trials import IDENTITY, best_trial, end_of
 from okddip_search.tracking.desired import (
     PARENT,
     Desired,
@@ -211,7 +211,7 @@ class Reader:
         begun = [_ms(trial.datetime_start, times.stopped_ms) for trial in search]
         ended = [trial for trial in search if trial.state.is_finished()]
         ended.sort(key=lambda trial: (_ms(trial.datetime_complete, 0), trial.number))
-        best = best_of(ended)
+        best = best_trial(ended)
         changed = {k: v for k, v in last.params.items() if first.params.get(k, v) != v}
         tags = {**last.tags, **{f"okddip.resumed.{name}": v for name, v in changed.items()}}
         if best is not None:
@@ -239,7 +239,7 @@ class Reader:
         points = []
         best: FrozenTrial | None = None
         for count, trial in enumerate(ended, 1):
-            best = best_of([trial, *([best] if best else [])])
+            best = best_trial([trial, *([best] if best else [])])
             if best is not None:
                 if best.number not in self._accuracies:
                     charted = self._points(_Study(SEARCH, self._directory, ended, None), best)

@@ -15,7 +15,7 @@ from okddip_search.layout import JOURNAL, SESSIONS, TRACKING
 from okddip_search.masking import MASK
 from okddip_search.space.load import load_saved
 from okddip_search.space.model import SearchSpec
-from okddip_search.study.events import TrialEnd
+from okddip_search.study.events import Listener, TrialEnd
 from okddip_search.study.reading import stage_of
 from okddip_search.study.sessions import Session, SessionLog, Status
 from okddip_search.tracking.desired import epoch_of, log, param_texts, run_key
@@ -32,7 +32,7 @@ _TOLD_FAILURES = 2  # in a row: one lost answer is nothing to speak of
 _FAREWELL_S = 5.0  # a store that does not answer is waited for when the search has ended
 
 
-class Stage:
+class Stage(Listener):
     """The ``Listener`` of one stage of a search: it wakes the thread, and never waits for it."""
 
     def __init__(self, name: str, memory: Memory, wake: Callable[[], None]) -> None:

@@ -74,7 +74,7 @@ def test_a_full_disk_pauses_the_search_and_freed_room_lets_it_go_on(tmp_path, sm
     output, _ = search.communicate(timeout=240)
     assert search.returncode == 0, output
     assert "full" in output
-    assert "room on the disk again" in output
+    assert "The disk has space again" in output
     assert "Traceback" not in output
     study = read_study(directory)
     assert [t.state in ENDED for t in study.trials] == [True] * 4

@@ -75,7 +75,7 @@ def test_out_of_memory_on_a_device_is_tried_again_with_half_as_many_at_a_time(tm
     row.tries += 1
     done, study = broken_search(tmp_path, {"kind": "gpu memory"})
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "begun again; from now on 1 trials at a time" in " ".join(done.stdout.split())
+    assert "is restarted; from now on 1 trials at a time" in " ".join(done.stdout.split())
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 4
     assert whole(study)
     row.survived += 1
@@ -119,7 +119,7 @@ def test_a_worker_out_of_host_memory_is_tried_again_with_fewer_at_a_time(tmp_pat
         tmp_path, {"kind": "host memory"}, RAY_memory_usage_threshold=f"{enough:.3f}"
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "ran out of memory and is begun again" in " ".join(done.stdout.split())
+    assert "ran out of memory and is restarted" in " ".join(done.stdout.split())
     assert whole(study)
     row.survived += 1
 

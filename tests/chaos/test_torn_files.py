@@ -10,7 +10,7 @@ from search_helpers import numbers, run, write_space
 
 from okddip_search.cli.main import cli
 from okddip_search.errors import UserError
-from okddip_search.export import hand_over
+from okddip_search.export import export_run
 from okddip_search.space.load import load_space
 from okddip_search.study.study import open_study
 
@@ -139,7 +139,7 @@ def test_a_damaged_result_is_not_handed_over_and_the_winner_kept_before_stays(
         row.tries += 1
         (home / "trials" / "0" / "result.json").write_bytes(damage(content.rstrip()))
         with pytest.raises(UserError, match="result.json is damaged"):
-            hand_over(home / "trials" / "0", home, [])
+            export_run(home / "trials" / "0", home, [])
         assert (home / "best.yaml").read_bytes() == before
         row.survived += 1
 

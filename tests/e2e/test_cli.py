@@ -32,6 +32,18 @@ def test_it_answers_without_importing_torch_ray_or_mlflow(tmp_path, arguments):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_help_gives_each_example_a_line_of_its_own(tmp_path):
+    lines = [line.split() for line in run("--help", cwd=tmp_path).stdout.splitlines()]
+    examples = [words for words in lines if words[:1] == ["okddip-search"]]
+    assert [words[1:3] for words in examples] == [
+        ["digits", "on"],
+        ["--space", "cifar100.yaml"],
+        ["--space", "cifar100.yaml"],
+    ]
+    assert examples[-1][3:] == "--resume resume after a stop or a crash".split()
+    assert not any("\\b" in word for words in lines for word in words)
+
+
 def test_explain_shows_the_space_the_budget_and_the_first_trials(tmp_path):
     done = run("--space", write_space(tmp_path), "--explain", "--gpus", 0, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -88,7 +88,12 @@ def test_every_setting_is_trained_with_every_seed(confirmed):
     folder, _ = confirmed
     found = findings(folder)
     assert found["state"] == "complete"
-    assert [c["kind"] for c in found["contenders"]] == ["candidate", "paper", "rival", "rival"]
+    assert [c["kind"] for c in found["contenders"]] == [
+        "candidate",
+        "paper",
+        "baseline",
+        "baseline",
+    ]
     study = read_study(folder / NAME / "confirm")
     assert [t.state for t in study.trials] == [TrialState.COMPLETE] * LABELS * 3
     for contender in found["contenders"]:
@@ -167,7 +172,7 @@ def test_the_report_tells_the_same(confirmed):
 def test_export_hands_over_the_confirmed_setting_and_says_so(confirmed, tmp_path):
     folder, _ = confirmed
     done = run("export", NAME, "--output", tmp_path / "best.yaml", cwd=folder)
-    assert "trained over several seeds by a confirmation" in done.stdout
+    assert "from a confirmation over several seeds" in done.stdout
     text = (tmp_path / "best.yaml").read_text()
     found = findings(folder)
     assert f"seed: {found['leader']['seed']}\n" in text
@@ -193,9 +198,11 @@ def test_the_same_command_again_runs_nothing_and_opens_nothing(confirmed):
         (["--top", 2], "begun with other settings: top"),
         (["--methods", "single"], "begun with other settings: methods"),
         (["--methods", "singel"], "did you mean 'single'"),
-        (["--rivals", "tunded"], "one of searched, tuned"),
+        (["--baselines", "tunded"], "one of searched, tuned"),
+        (["--rivals", "tunded"], "--rivals is now called --baselines"),
         (["--seeds", 1], "in [2, 1000]"),
-        (["--anew"], "--open-test-again"),
+        (["--restart"], "--open-test-again"),
+        (["--anew"], "--anew is now called --restart"),
         (["--set", "data.flip=true"], "data.flip was None, is True now"),
         (["--set", "study.seed=9"], "Only data."),
     ],
@@ -268,11 +275,11 @@ def test_more_seeds_are_added_a_second_look_is_counted_and_the_leader_is_retrain
 
 
 @pytest.mark.slow
-def test_a_confirmation_can_be_begun_anew_and_the_earlier_one_is_kept(confirmed, tmp_path):
+def test_a_confirmation_can_be_restarted_and_the_earlier_one_is_kept(confirmed, tmp_path):
     shutil.copytree(confirmed[0], tmp_path, dirs_exist_ok=True)
     before = findings(tmp_path)
     done = run(
-        "confirm", NAME, "--anew", "--open-test-again", "--top", 2, "--methods", "single",
+        "confirm", NAME, "--restart", "--open-test-again", "--top", 2, "--methods", "single",
         "--seeds", 2, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -284,10 +291,10 @@ def test_a_confirmation_can_be_begun_anew_and_the_earlier_one_is_kept(confirmed,
 
 
 @pytest.mark.slow
-def test_rivals_can_have_a_search_of_their_own(searched, tmp_path):
+def test_baselines_can_have_a_search_of_their_own(searched, tmp_path):
     shutil.copytree(searched, tmp_path, dirs_exist_ok=True)
     done = run(
-        "confirm", NAME, "--rivals", "tuned", "--methods", "single", "--seeds", 2,
+        "confirm", NAME, "--baselines", "tuned", "--methods", "single", "--seeds", 2,
         "--single", "seconds", cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

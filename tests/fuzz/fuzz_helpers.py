@@ -1,4 +1,4 @@
-"""What every test of bad input shares: one guarded case, and what to do to bytes and values."""
+"""What every test of bad input shares: one reaped case, and what to do to bytes and values."""
 
 import resource
 import signal

@@ -7,7 +7,7 @@ from fuzz_helpers import case, changed, damaged, values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from okddip_search.confirm.plan import Contender, Plan, prepared_data
+from okddip_search.confirm.plan import Configuration, Plan, prepared_data
 from okddip_search.confirm.test_set import opened_so_far
 from okddip_search.driver.autotune import Speed, load_speed
 from okddip_search.errors import UserError
@@ -65,7 +65,7 @@ def test_speed_json_is_used_or_named(home, content):
     (home / SPEED).write_bytes(content)
     with case("speed.json", UserError):
         speed = load_speed(home)
-        speed.applied_to(SPEC), speed.share(SPEC.resources), speed.words
+        speed.applied_to(SPEC), speed.share(SPEC.resources), speed.describe()
 
 
 @settings(max_examples=400)
@@ -83,8 +83,10 @@ def test_the_log_of_test_openings_is_used_or_named(home, data):
 @settings(max_examples=250)
 @given(st.data())
 def test_the_plan_of_a_confirmation_is_used_or_named(home, data):
-    contender = Contender("trial 1", "candidate", "number 1", {"method": "okddip"}, 1, 0.5, True)
-    Plan(ConfirmSettings(), 0, prepared_data(SPEC), (contender,), 3).save(home)
+    configuration = Configuration(
+        "trial 1", "candidate", "number 1", {"method": "okddip"}, 1, 0.5, True
+    )
+    Plan(ConfirmSettings(), 0, prepared_data(SPEC), (configuration,), 3).save(home)
     content = (home / "plan.yaml").read_bytes()
     with case("plan.yaml", UserError):
         assert Plan.load(home) is not None

@@ -254,14 +254,14 @@ def test_out_of_memory_is_tried_once_more_with_half_as_many_at_a_time(make):
     bridge, witness = make(slots=4)
     numbers = [bridge.next_trial().trial.number for _ in range(4)]
     for number in numbers[:2]:  # two that ran beside each other halve once
-        bridge.set_back(number, "CUDA out of memory", "out of memory")
+        bridge.requeue(number, "CUDA out of memory", "out of memory")
     assert bridge.share.slots == 2
     assert len(witness.said) == 1
     assert "2 trials at a time" in witness.said[0]
     assert bridge.next_trial() is None  # the other two are still running
     bridge.fail(numbers[2], "x")
     assert bridge.next_trial().trial.number == numbers[0]
-    bridge.set_back(numbers[0], "CUDA out of memory", "out of memory")
+    bridge.requeue(numbers[0], "CUDA out of memory", "out of memory")
     assert bridge.study.trials[numbers[0]].state is TrialState.FAIL
     assert bridge.study.trials[numbers[1]].state is TrialState.RUNNING
 
@@ -269,14 +269,16 @@ def test_out_of_memory_is_tried_once_more_with_half_as_many_at_a_time(make):
 def test_out_of_memory_without_company_is_a_failure(make):
     bridge, _ = make()
     number = bridge.next_trial().trial.number
-    bridge.set_back(number, "CUDA out of memory", "out of memory")
+    bridge.requeue(number, "CUDA out of memory", "out of memory")
     assert bridge.study.trials[number].state is TrialState.FAIL
-    assert "by itself" in bridge.study.trials[number].user_attrs["okddip:reason"]
+    assert (
+        "as the only trial on its device" in bridge.study.trials[number].user_attrs["okddip:reason"]
+    )
 
 
 def test_a_resumed_search_remembers_how_many_fit(make):
     bridge, _ = make(slots=4)
-    bridge.set_back(bridge.next_trial().trial.number, "no memory", "out of memory")
+    bridge.requeue(bridge.next_trial().trial.number, "no memory", "out of memory")
     again, _ = make(slots=4)
     assert again.share.slots == 2
 
@@ -300,8 +302,8 @@ def test_half_as_many_trials_on_a_gpu_or_on_a_machine_without_one(share, halved)
 def test_a_full_disk_pauses_new_trials_and_loses_none(make, monkeypatch):
     bridge, witness = make(slots=2)
     first, second = (bridge.next_trial().trial.number for _ in range(2))
-    bridge.set_back(first, "OSError: no space left on device", "disk full")
-    bridge.set_back(second, "OSError: no space left on device", "disk full")
+    bridge.requeue(first, "OSError: no space left on device", "disk full")
+    bridge.requeue(second, "OSError: no space left on device", "disk full")
     assert len(witness.said) == 1
     assert "no space left" in witness.said[0]
     assert bridge.next_trial() is None
@@ -309,7 +311,7 @@ def test_a_full_disk_pauses_new_trials_and_loses_none(make, monkeypatch):
     monkeypatch.setattr(bridge, "_paused_until_s", 0.0)
     assert [bridge.next_trial().trial.number for _ in range(2)] == [first, second]
     bridge.complete(first, reports(RISING))
-    assert "room" in witness.said[1]
+    assert "has space again" in witness.said[1]
 
 
 def test_a_worker_that_ends_early_is_a_failure_not_a_result(make):
@@ -397,9 +399,9 @@ def test_a_run_whose_worker_died_is_tried_once_more_by_a_later_driver(tmp_path):
         bridge = fixed_bridge(tmp_path, RUNS[:1])
         number = bridge.next_trial().trial.number
         for _ in range(WORKER_DEATHS_FORGIVEN):
-            bridge.set_back(number, "killed", "died")
+            bridge.requeue(number, "killed", "died")
             assert bridge.next_trial().trial.number == number
-        bridge.set_back(number, "killed", "died")
+        bridge.requeue(number, "killed", "died")
         assert bridge.done
         assert len(runs_with(bridge.study, RUNS[0])) == tries
     assert fixed_bridge(tmp_path, RUNS[:1]).done

@@ -10,7 +10,7 @@ from scipy import stats
 
 from okddip_search.confirm.statistics import (
     Comparison,
-    Finding,
+    Outcome,
     Scores,
     _bootstrap,
     _differences,
@@ -33,16 +33,16 @@ def by_seed(*values: float) -> Scores:
     return dict(enumerate(values))
 
 
-def noisy(seeds: int, contenders: int, gain: float = 0.0, seed: int = 0) -> dict[str, Scores]:
+def noisy(seeds: int, configurations: int, gain: float = 0.0, seed: int = 0) -> dict[str, Scores]:
     """Draw scores of "w", which is better by ``gain``, and "r0", "r1", …; noise 0.01 a run."""
-    draws = 0.9 + 0.01 * np.random.default_rng(seed).standard_normal((contenders, seeds))
+    draws = 0.9 + 0.01 * np.random.default_rng(seed).standard_normal((configurations, seeds))
     draws[0] += gain
-    labels = ["w"] + [f"r{i}" for i in range(contenders - 1)]
+    labels = ["w"] + [f"r{i}" for i in range(configurations - 1)]
     return {label: by_seed(*row) for label, row in zip(labels, draws.tolist(), strict=True)}
 
 
-def one(winner: Scores, rival: Scores, **others: Scores) -> Comparison:
-    return compare("w", {"w": winner, "r": rival, **others}, ["r"], num_candidates=1)[0]
+def one(winner: Scores, baseline: Scores, **others: Scores) -> Comparison:
+    return compare("w", {"w": winner, "r": baseline, **others}, ["r"], num_candidates=1)[0]
 
 
 def critical_value(seen: Comparison) -> float:
@@ -51,9 +51,9 @@ def critical_value(seen: Comparison) -> float:
     return (seen.high - seen.difference) / seen.sd * math.sqrt(seen.n)
 
 
-def found(kind: Finding, rival: str = "r", points: float = 1.0, **fields: object) -> Comparison:
+def found(kind: Outcome, baseline: str = "r", points: float = 1.0, **fields: object) -> Comparison:
     base = Comparison(
-        rival=rival,
+        baseline=baseline,
         difference=points / 100,
         low=points / 100 - 0.009,
         high=points / 100 + 0.009,
@@ -106,7 +106,7 @@ class TestFiveSeedsAndMore:
         reference = stats.ttest_rel(list(WINNER.values()), list(RIVAL.values()))
         interval = reference.confidence_interval(0.95)
         assert seen.method == "paired t"
-        assert (seen.winner_mean, seen.rival_mean) == (pytest.approx(0.91), pytest.approx(0.9))
+        assert (seen.winner_mean, seen.baseline_mean) == (pytest.approx(0.91), pytest.approx(0.9))
         assert seen.difference == pytest.approx(0.01)
         assert seen.p_value == pytest.approx(reference.pvalue)
         assert (seen.low, seen.high) == (pytest.approx(interval.low), pytest.approx(interval.high))
@@ -129,10 +129,10 @@ class TestFiveSeedsAndMore:
 
 
 class TestFewerSeeds:
-    def test_learn_the_noise_from_all_contenders(self) -> None:
+    def test_learn_the_noise_from_all_configurations(self) -> None:
         widths = []
         for seed in range(50):
-            scores = noisy(seeds=3, contenders=8, seed=seed)
+            scores = noisy(seeds=3, configurations=8, seed=seed)
             seen = compare("w", scores, ["r0"], num_candidates=1)[0]
             alone = one(scores["w"], scores["r0"])
             assert (seen.method, alone.method) == ("bootstrap", "paired t")
@@ -146,35 +146,35 @@ class TestFewerSeeds:
         assert by_itself == pytest.approx(4.30, abs=0.01)
 
     def test_repeat_to_the_last_digit(self) -> None:
-        scores = noisy(seeds=3, contenders=5)
+        scores = noisy(seeds=3, configurations=5)
         first = compare("w", scores, ["r0", "r1"], num_candidates=3)
         _bootstrap.cache_clear()
         assert compare("w", scores, ["r1", "r0"], num_candidates=3) == first[::-1]
 
-    def test_two_contenders_have_but_their_own_noise(self) -> None:
+    def test_two_configurations_have_but_their_own_noise(self) -> None:
         seen = one(by_seed(0.91, 0.92, 0.94), by_seed(0.90, 0.90, 0.90))
         assert seen.method == "paired t"
         assert seen.p_value == pytest.approx(stats.ttest_1samp([1, 2, 4], 0).pvalue)
 
     def test_one_seed_proves_nothing(self) -> None:
-        scores = noisy(seeds=1, contenders=4, gain=0.5)
+        scores = noisy(seeds=1, configurations=4, gain=0.5)
         seen = compare("w", scores, ["r0"], num_candidates=1)[0]
         assert (seen.method, seen.verdict, seen.seeds_needed) == ("none", "within noise", None)
         assert (seen.low, seen.high, seen.p_adjusted) == (None, None, 1.0)
-        assert seen.words.startswith("within noise (needs more seeds): +")
-        assert seen.words.endswith("points, one seed")
+        assert seen.describe().startswith("within noise (needs more seeds): +")
+        assert seen.describe().endswith("points, one seed")
 
 
 class TestMissingRuns:
     def test_a_pair_is_judged_on_its_common_seeds(self) -> None:
-        rival = {seed: RIVAL[seed] for seed in (4, 2, 1, 3)} | {9: 0.1}
-        seen = one(WINNER, rival)
+        baseline = {seed: RIVAL[seed] for seed in (4, 2, 1, 3)} | {9: 0.1}
+        seen = one(WINNER, baseline)
         assert seen.n == 4
         assert seen.winner_mean == pytest.approx(np.mean([WINNER[s] for s in (1, 2, 3, 4)]))
-        assert seen.rival_mean == pytest.approx(0.9)
+        assert seen.baseline_mean == pytest.approx(0.9)
 
-    def test_contenders_without_the_pairs_seeds_are_no_bystanders(self) -> None:
-        scores = noisy(seeds=3, contenders=5)
+    def test_configurations_without_the_pairs_seeds_are_no_bystanders(self) -> None:
+        scores = noisy(seeds=3, configurations=5)
         scores["r3"] = {0: 0.9}
         fewer = {label: s for label, s in scores.items() if label != "r3"}
         whole, less = (compare("w", s, ["r0"], num_candidates=1) for s in (scores, fewer))
@@ -183,7 +183,7 @@ class TestMissingRuns:
     def test_no_common_seed_is_within_noise(self) -> None:
         seen = one(WINNER, {7: 0.9})
         assert (seen.n, seen.difference, seen.verdict) == (0, None, "within noise")
-        assert seen.words == "within noise (needs more seeds): no seed in common"
+        assert seen.describe() == "within noise (needs more seeds): no seed in common"
         assert not verdict("w", [found("better"), seen]).allows_champion
 
 
@@ -192,7 +192,8 @@ class TestNoNoise:
         seen = one(WINNER, WINNER)
         assert (seen.verdict, seen.p_value, seen.seeds_needed) == ("within noise", 1.0, None)
         assert (
-            seen.words == "within noise (needs more seeds): +0.00 points, the same at all 5 seeds"
+            seen.describe()
+            == "within noise (needs more seeds): +0.00 points, the same at all 5 seeds"
         )
 
     @pytest.mark.parametrize(
@@ -227,13 +228,13 @@ class TestManyComparisons:
         among = compare("w", scores, ["r0", "r1", "r2", "r3", "r4", "r5"], 3)[0]
         assert alone.p_value == among.p_value < 0.05 < among.p_adjusted
         assert among.verdict == "within noise"
-        assert among.words.endswith(", too little for so many comparisons")
+        assert among.describe().endswith(", too little for so many comparisons")
         assert among.seeds_needed is not None
         assert among.seeds_needed > 5
 
-    def test_keep_the_order_of_the_rivals(self) -> None:
-        rivals = ["r2", "r0", "r1"]
-        assert [c.rival for c in compare("w", noisy(5, 4), rivals, 1)] == rivals
+    def test_keep_the_order_of_the_baselines(self) -> None:
+        baselines = ["r2", "r0", "r1"]
+        assert [c.baseline for c in compare("w", noisy(5, 4), baselines, 1)] == baselines
 
     def test_what_is_found_lies_outside_its_interval(self) -> None:
         findings = set()
@@ -274,10 +275,10 @@ class TestSeedsNeeded:
 
 class TestWords:
     def test_of_a_comparison(self) -> None:
-        assert found("better", points=1.3).words == (
+        assert found("better", points=1.3).describe() == (
             "better: +1.30 points, 95 % interval +0.40 to +2.20"
         )
-        assert found("within noise", points=-0.3, seeds_needed=41).words == (
+        assert found("within noise", points=-0.3, seeds_needed=41).describe() == (
             "within noise (needs about 41 seeds): -0.30 points, 95 % interval -1.20 to +0.60"
         )
 
@@ -297,14 +298,14 @@ class TestWords:
                 found("better", "b", 1.2, p_value=0.01),
                 found("better", "c"),
             ],
-            "trial 7 is better than all 3 rivals "
+            "trial 7 is better than all 3 baselines "
             "(closest call: b, +1.20 points, 95 % interval +0.30 to +2.10).",
             "confirmed",
         ),
         (
             [found("better", "single", 1.3), *[found("within noise", r) for r in "abcd"]],
             "trial 7 is better than single (+1.30 points, 95 % interval +0.40 to +2.20), "
-            "and within noise of 4 other rivals.",
+            "and within noise of 4 other baselines.",
             "partly",
         ),
         (
@@ -314,7 +315,7 @@ class TestWords:
         ),
         (
             [*[found("within noise", r) for r in "ab"], found("within noise", "c", p_value=0.1)],
-            "No gain is shown: trial 7 is within noise of all 3 rivals "
+            "No gain is shown: trial 7 is within noise of all 3 baselines "
             "(closest call: c, needs more than 1,000 seeds).",
             "unconfirmed",
         ),

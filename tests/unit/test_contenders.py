@@ -59,33 +59,33 @@ def plan_of(spec, study, **settings):
     return choose(Plan.begin(spec, ConfirmSettings(**settings)), spec, study, {})
 
 
-def test_the_best_configurations_the_papers_setting_and_every_rival_take_part(spec, study_of):
+def test_the_best_configurations_the_papers_setting_and_every_baseline_take_part(spec, study_of):
     plan = plan_of(spec, study_of([0.5, 0.7, 0.9, None]), top=2)
-    assert [(c.label, c.kind) for c in plan.contenders] == [
+    assert [(c.label, c.kind) for c in plan.configurations] == [
         ("trial 2", "candidate"),
         ("trial 1", "candidate"),
         (PAPER, "paper"),
-        ("single", "rival"),
-        ("independent", "rival"),
-        ("dml", "rival"),
-        ("one", "rival"),
-        ("cl_ilr", "rival"),
+        ("single", "baseline"),
+        ("independent", "baseline"),
+        ("dml", "baseline"),
+        ("one", "baseline"),
+        ("cl_ilr", "baseline"),
     ]
-    assert (plan.contenders[0].search_trial, plan.contenders[0].search_value) == (2, 0.9)
-    assert [c.label for c in plan.contenders if c.may_win] == ["trial 2", "trial 1"]
+    assert (plan.configurations[0].search_trial, plan.configurations[0].search_value) == (2, 0.9)
+    assert [c.label for c in plan.configurations if c.may_win] == ["trial 2", "trial 1"]
 
 
 def test_the_papers_setting_takes_part_once_also_when_it_is_the_searchs_best(spec, study_of):
     plan = plan_of(spec, study_of([0.9, 0.7]), top=2, methods=[])
-    assert [c.label for c in plan.contenders] == ["trial 1", PAPER]
-    assert plan.contenders[1].search_value == 0.9
-    assert plan.contenders[1].config["lr"] == 0.1
-    assert plan.contenders[1].may_win
+    assert [c.label for c in plan.configurations] == ["trial 1", PAPER]
+    assert plan.configurations[1].search_value == 0.9
+    assert plan.configurations[1].config["lr"] == 0.1
+    assert plan.configurations[1].may_win
 
 
 def test_the_papers_setting_takes_part_also_when_the_search_pruned_it(spec, study_of):
     plan = plan_of(spec, study_of([None, 0.7]), methods=[])
-    paper = plan.contenders[-1]
+    paper = plan.configurations[-1]
     assert (paper.label, paper.search_value, paper.config["lr"]) == (PAPER, None, 0.1)
 
 
@@ -97,7 +97,7 @@ def test_without_an_enqueued_configuration_the_papers_are_the_trainers_defaults(
     trial = study.ask()
     spec.suggest(trial)
     study.tell(trial, 0.5)
-    paper = next(c for c in plan_of(spec, study).contenders if c.kind == "paper")
+    paper = next(c for c in plan_of(spec, study).configurations if c.kind == "paper")
     assert (paper.config["lr"], paper.config["num_peers"], paper.config["epochs"]) == (0.1, 3, 6)
 
 
@@ -127,10 +127,10 @@ def test_a_sampled_configuration_that_is_the_papers_is_not_trained_twice(spec, s
     spec.suggest(trial)
     study.tell(trial, 0.9)
     plan = plan_of(spec, study, methods=[])
-    assert [(c.label, c.may_win) for c in plan.contenders] == [(PAPER, True)]
+    assert [(c.label, c.may_win) for c in plan.configurations] == [(PAPER, True)]
 
 
-def test_a_candidate_that_is_just_what_a_rival_would_be_is_compared_as_one(tmp_path):
+def test_a_candidate_that_is_just_what_a_baseline_would_be_is_compared_as_one(tmp_path):
     text = SPACE.replace("structure: network, ", "").replace(
         "search:\n", "search:\n  method: {type: categorical, choices: [okddip, single]}\n"
     )
@@ -148,7 +148,7 @@ def test_a_candidate_that_is_just_what_a_rival_would_be_is_compared_as_one(tmp_p
         spec.suggest(trial)
         study.tell(trial, value)
     plan = plan_of(spec, study, top=2, methods=["single", "dml"], single="seconds")
-    assert [(c.label, c.may_win, c.is_rival) for c in plan.contenders] == [
+    assert [(c.label, c.may_win, c.is_baseline) for c in plan.configurations] == [
         ("trial 1", True, True),
         ("trial 2", True, False),
         (PAPER, False, True),
@@ -190,6 +190,16 @@ def test_a_plan_is_read_back_as_it_was_written(spec, study_of, tmp_path):
     assert Plan.load(tmp_path) is None
 
 
+def test_a_plan_of_version_0_1_0_which_says_rival_is_read(tmp_path, spec, study_of):
+    plan = plan_of(spec, study_of([0.8, 0.85, 0.9]))
+    plan.save(tmp_path)
+    path = tmp_path / "plan.yaml"
+    text = path.read_text().replace("is_baseline:", "is_rival:")
+    path.write_text(text.replace("kind: baseline", "kind: rival"))
+    assert "is_rival: true" in path.read_text() and "kind: rival" in path.read_text()
+    assert Plan.load(tmp_path) == plan
+
+
 def test_a_plan_of_an_earlier_version_has_the_old_name_of_the_baselines(spec, tmp_path):
     plan = Plan.begin(spec, ConfirmSettings(baselines="tuned"))
     plan.save(tmp_path)
@@ -213,12 +223,12 @@ LEADING = TrainConfig(
 
 
 @pytest.mark.parametrize("method", ["single", "independent", "dml", "one", "cl_ilr"])
-def test_a_rival_has_the_searched_optimiser_network_and_length(method):
-    rival = rival_config(method, LEADING)
-    assert rival["method"] == method
+def test_a_baseline_has_the_searched_optimiser_network_and_length(method):
+    baseline = rival_config(method, LEADING)
+    assert baseline["method"] == method
     for name in ("model", "width", "lr", "weight_decay", "lr_schedule", "epochs", "batch_size",
                  "momentum", "label_smoothing"):  # fmt: skip
-        assert rival[name] == LEADING[name], name
+        assert baseline[name] == LEADING[name], name
 
 
 @pytest.mark.parametrize(
@@ -232,29 +242,29 @@ def test_a_rival_has_the_searched_optimiser_network_and_length(method):
         ("codistillation", 4, "network", 1.0),
     ],
 )
-def test_a_rival_has_the_same_group_size_and_teaches_as_published(
+def test_a_baseline_has_the_same_group_size_and_teaches_as_published(
     method, peers, structure, temperature
 ):
-    rival = rival_config(method, LEADING)
-    assert (rival["num_peers"], rival["structure"], rival["temperature"]) == (
+    baseline = rival_config(method, LEADING)
+    assert (baseline["num_peers"], baseline["structure"], baseline["temperature"]) == (
         peers, structure, temperature
     )  # fmt: skip
-    assert (rival["peer_weight"], rival["leader_weight"]) == (1.0, 1.0)
-    assert rival["attention"] == "learned"
+    assert (baseline["peer_weight"], baseline["leader_weight"]) == (1.0, 1.0)
+    assert baseline["attention"] == "learned"
 
 
-def test_a_group_rival_of_a_single_network_has_the_usual_number_of_peers():
+def test_a_group_baseline_of_a_single_network_has_the_usual_number_of_peers():
     alone = TrainConfig(method="single", lr=0.2).to_dict()
     assert rival_config("dml", alone)["num_peers"] == 3
 
 
-def test_a_rival_that_needs_a_teacher_is_refused_without_one_when_the_space_is_read(tmp_path):
+def test_a_baseline_that_needs_a_teacher_is_refused_without_one_when_the_space_is_read(tmp_path):
     (tmp_path / "space.yaml").write_text(SPACE + "confirm: {methods: [single, kd]}\n")
     with pytest.raises(UserError, match=r"space.yaml:10: .*kd cannot be trained: .*teacher"):
         load_space(tmp_path / "space.yaml")
 
 
-def test_a_rivals_own_search_has_the_same_budget_and_only_the_fields_that_it_reads(spec):
+def test_a_baselines_own_search_has_the_same_budget_and_only_the_fields_that_it_reads(spec):
     single, dml, one = (rival_spec(spec, m) for m in ("single", "dml", "one"))
     assert list(single.search) == ["lr"]
     assert list(dml.search) == ["lr", "num_peers"]
@@ -264,7 +274,7 @@ def test_a_rivals_own_search_has_the_same_budget_and_only_the_fields_that_it_rea
     assert "temperature" not in single.trainer
 
 
-def test_a_rivals_own_search_drops_the_conditions_on_the_method():
+def test_a_baselines_own_search_drops_the_conditions_on_the_method():
     spec = load_space("methods_cifar10", ["data.root=/nowhere"])
     dml, single = rival_spec(spec, "dml"), rival_spec(spec, "single")
     assert set(dml.search) == {
@@ -277,7 +287,7 @@ def test_a_rivals_own_search_drops_the_conditions_on_the_method():
 def test_single_can_also_be_trained_for_as_long_as_the_group_took(spec, study_of):
     plan = plan_of(spec, study_of([0.5, 0.7]), single="seconds")
     longer = longer_single(plan, {"single": [2.0, 4.0], "trial 1": [9.0], PAPER: [100.0]})
-    assert (longer.label, longer.kind, longer.method) == (LONGER_SINGLE, "rival", "single")
+    assert (longer.label, longer.kind, longer.method) == (LONGER_SINGLE, "baseline", "single")
     assert longer.config["epochs"] == 18  # 9 s of the search's best against 3 s, 6 epochs
     assert "18 epochs" in longer.note
 
@@ -294,7 +304,7 @@ def test_without_both_times_there_is_no_longer_single(spec, study_of):
     assert longer_single(without, {"trial 1": [4.0]}) is None
 
 
-def test_a_rivals_own_search_has_no_more_trials_than_its_space_has_points(tmp_path):
+def test_a_baselines_own_search_has_no_more_trials_than_its_space_has_points(tmp_path):
     (tmp_path / "space.yaml").write_text(
         SPACE.replace("lr: {type: float, low: 0.001, high: 1.0, log: true}",
                       "lr: {type: categorical, choices: [0.1, 0.2]}")
@@ -305,7 +315,7 @@ def test_a_rivals_own_search_has_no_more_trials_than_its_space_has_points(tmp_pa
     assert rival_spec(spec, "okddip").study.trials == 9
 
 
-def test_a_rivals_own_search_leaves_out_what_applies_only_with_another_structure(tmp_path):
+def test_a_baselines_own_search_leaves_out_what_applies_only_with_another_structure(tmp_path):
     (tmp_path / "space.yaml").write_text(
         SPACE.replace("structure: network, ", "").replace(
             "search:\n",

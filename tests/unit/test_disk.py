@@ -56,7 +56,7 @@ def test_weights_are_counted_as_they_are_saved(tmp_path, data, fields):
 
 
 def test_the_number_of_states_at_once_is_the_trainers():
-    assert disk.STATES_AT_ONCE == trainer.checkpoint.STATES_AT_ONCE
+    assert disk.STATES_AT_ONCE == trainer.engine.checkpoint.STATES_AT_ONCE
 
 
 def test_the_largest_group_is_looked_for_among_all_networks_methods_and_structures(tmp_path):

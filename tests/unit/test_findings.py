@@ -7,16 +7,16 @@ import pytest
 from optuna.trial import TrialState
 
 from okddip_search.cluster.resources import Allocation
-from okddip_search.confirm.plan import PAPER, Contender, Plan
+from okddip_search.confirm.plan import PAPER, Configuration, Plan
 from okddip_search.confirm.results import (
+    baselines_of,
     best_run,
     choose_winner,
     collect_runs,
     compose,
     leader_name,
-    rivals_of,
 )
-from okddip_search.confirm.summary import print_findings
+from okddip_search.confirm.summary import print_results
 from okddip_search.driver.work import CONTENDER, SEED
 from okddip_search.space.settings import ConfirmSettings, ObjectiveSettings
 from okddip_search.study.study import open_fixed_study
@@ -25,20 +25,20 @@ from okddip_search.study.trials import REASON
 ALLOTMENT = Allocation(2, 0, 1.0, 0.0, 2)
 
 
-def contender(label, kind, trial=None, value=None, method="okddip", may_win=False):
+def configuration(label, kind, trial=None, value=None, method="okddip", may_win=False):
     config = {"method": method, "epochs": 3}
-    return Contender(label, kind, "a note", config, trial, value, may_win, not may_win)
+    return Configuration(label, kind, "a note", config, trial, value, may_win, not may_win)
 
 
 PLAN = Plan(
     ConfirmSettings(top=2, seeds=5, methods=["single"]),
     study_seed=0,
     data={},
-    contenders=(
-        contender("trial 4", "candidate", 4, 0.95, may_win=True),
-        contender("trial 2", "candidate", 2, 0.93, may_win=True),
-        contender(PAPER, "paper", 0, 0.90),
-        contender("single", "rival", method="single"),
+    configurations=(
+        configuration("trial 4", "candidate", 4, 0.95, may_win=True),
+        configuration("trial 2", "candidate", 2, 0.93, may_win=True),
+        configuration(PAPER, "paper", 0, 0.90),
+        configuration("single", "baseline", method="single"),
     ),
     search_trials=6,
 )
@@ -57,7 +57,7 @@ def conclude(tmp_path):
     """Return the runs and the findings, given validation and test accuracies."""
 
     def conclude(validation=VALIDATION, tests=None, plan=PLAN, ended=True):
-        wanted = [{CONTENDER: c.label, SEED: s} for s in plan.seeds for c in plan.contenders]
+        wanted = [{CONTENDER: c.label, SEED: s} for s in plan.seeds for c in plan.configurations]
         home = tmp_path / "confirm"
         study = open_fixed_study(home, "confirm", wanted)
         accuracies = {}
@@ -87,10 +87,10 @@ def conclude(tmp_path):
     return conclude
 
 
-def test_the_winner_is_the_candidate_with_the_best_mean_validation_never_a_rival(conclude):
+def test_the_winner_is_the_candidate_with_the_best_mean_validation_never_a_baseline(conclude):
     runs, found = conclude()
     assert choose_winner(PLAN, runs) == found["winner"] == "trial 2"
-    assert rivals_of("trial 2", PLAN) == [PAPER, "single"]
+    assert baselines_of("trial 2", PLAN) == [PAPER, "single"]
 
 
 def test_the_papers_setting_wins_only_if_it_was_among_the_searchs_best(conclude):
@@ -98,12 +98,12 @@ def test_the_papers_setting_wins_only_if_it_was_among_the_searchs_best(conclude)
     assert found["winner"] == "trial 2"
 
 
-def test_a_papers_setting_that_wins_is_no_rival_of_itself(conclude):
-    contenders = [replace(c, may_win=c.kind != "rival") for c in PLAN.contenders]
-    plan = replace(PLAN, contenders=tuple(contenders))
+def test_a_papers_setting_that_wins_is_no_baseline_of_itself(conclude):
+    configurations = [replace(c, may_win=c.kind != "baseline") for c in PLAN.configurations]
+    plan = replace(PLAN, configurations=tuple(configurations))
     _, found = conclude({**VALIDATION, PAPER: [0.97] * 5}, plan=plan)
     assert found["winner"] == PAPER
-    assert rivals_of(PAPER, plan) == ["single"]
+    assert baselines_of(PAPER, plan) == ["single"]
 
 
 def test_a_candidate_that_failed_with_a_seed_does_not_win_by_leaving_it_out(conclude):
@@ -133,7 +133,7 @@ TESTS = {
 }
 
 
-def test_every_rival_has_its_verdict_on_the_test_set(conclude):
+def test_every_baseline_has_its_verdict_on_the_test_set(conclude):
     _, found = conclude(tests=TESTS)
     compared = {c["rival"]: c for c in found["comparisons"]}
     assert compared[PAPER]["verdict"] == "within noise"
@@ -175,7 +175,7 @@ def test_what_is_printed_ends_with_the_verdict_if_there_is_one(conclude, tests, 
     _, found = conclude(tests=tests)
     found["retrained"] = None
     console = Console(record=True, width=160, file=open(tmp_path / "out", "w"))
-    print_findings(console, found, tmp_path)
+    print_results(console, found, tmp_path)
     text = console.export_text()
     assert "trial 4: 95.00 %" in text
     last = text.strip().splitlines()[-1]

@@ -191,7 +191,7 @@ class TestHonesty:
     def test_verdict_is_that_of_the_confirmation(self, confirmed_dir):
         page = page_of(confirmed_dir)
         assert "Trial 1 is beaten by dml." in page.text
-        assert "Beaten by a rival" in page.text
+        assert "Beaten by a baseline" in page.text
 
     def test_a_gain_within_the_noise_is_never_shown_as_one(self, search_dir):
         confirm = make_confirm(search_dir)
@@ -210,7 +210,7 @@ class TestHonesty:
         confirm = make_confirm(search_dir)
         for known, is_said in ((6, False), (3, True)):
             write_confirm(search_dir, {**confirm, "search_trials": known})
-            assert ("gone on since" in page_of(search_dir).text) == is_said
+            assert ("continued since" in page_of(search_dir).text) == is_said
 
     def test_better_and_worse_are_said_of_the_winner(self, confirmed_dir):
         forest = make_charts(data_of(confirmed_dir))["forest"].figure

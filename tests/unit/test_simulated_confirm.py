@@ -6,11 +6,11 @@ The simulation is that of docs/confirm.md, from the search to the verdict; nothi
 import pytest
 from simulate_confirm import World, simulate
 
-# 1,000 repetitions: the standard error of a rate of 5 % is 0.7, of 95 % over 3 rivals about 0.6.
+# 1,000 repetitions: the standard error of a rate of 5 % is 0.7, of 95 % over 3 baselines about 0.6.
 REPETITIONS = 1000
 NULL = {
     "validation and test noise almost the same": World(rho=0.9),
-    "many rivals": World(rivals=6, rho=0.9),
+    "many baselines": World(baselines=6, rho=0.9),
     "no choice": World(candidates=1),
     "the paper's setting may win, too": World(paper=True),
     "ten seeds": World(seeds=10, rho=0.9),

@@ -7,8 +7,8 @@ from okddip_search.cluster.resources import Node, allocate
 from okddip_search.cluster.signals import StopSwitch
 from okddip_search.driver import prepare
 from okddip_search.driver.autotune import (
+    Candidate,
     Speed,
-    Tried,
     fastest,
     find_speed,
     left_to_timing,
@@ -127,7 +127,7 @@ def test_a_cuda_graph_that_cannot_be_trusted_is_left_out_and_told(tmp_path):
     why = answer["left_out"]["graphed fp32"]
     assert "CUDA graphs on a GPU alone, not on cpu" in why
     speed = Speed({"executor": "separate"}, {"separate fp32": 0.01}, answer["left_out"])
-    assert speed.words == (
+    assert speed.describe() == (
         f"Chosen by timing: executor separate (separate fp32 10 ms; graphed fp32 left out: {why})"
     )
 
@@ -159,7 +159,7 @@ def test_a_variant_is_chosen_where_it_is_worth_it(seconds, chosen):
 def test_trials_share_a_device_in_the_number_that_gets_most_done(
     steps_per_s, gib, total_gib, trials
 ):
-    tried = [Tried(2**i, s, g) for i, (s, g) in enumerate(zip(steps_per_s, gib, strict=True))]
+    tried = [Candidate(2**i, s, g) for i, (s, g) in enumerate(zip(steps_per_s, gib, strict=True))]
     assert most_gets_done(tried, total_gib) == trials
 
 

@@ -142,7 +142,7 @@ def test_nothing_is_missing_where_a_node_has_it_all():
 def test_an_interrupted_search_leaves_its_trials_running(scene):
     bridge = scene().bridge
     searcher = StudySearcher(bridge)
-    bridge.set_back(0, "killed", "died")
+    bridge.requeue(0, "killed", "died")
     number = searcher.suggest("t1")["number"]
     bridge.interrupted = True
     searcher.on_trial_complete("t1", {"reports": [], "failure": "stopped"})

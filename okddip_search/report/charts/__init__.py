@@ -1,4 +1,4 @@
-"""All charts of the report by name, each with its title, what it shows, or why it is absent."""
+"""All charts of the report by name, each with title and caption, or the reason for its absence."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ class Chart:
     """A chart of the page.
 
     Attributes:
-        title: Above it.
-        caption: One or two sentences: what is drawn, and how to read it.
-        figure: For plotly.js; None where there is nothing to draw.
+        title: Title above the chart.
+        caption: One or two sentences: its content, and how to read it.
+        figure: Figure for plotly.js; None if there is nothing to draw.
         absent: Why there is no figure, in one sentence.
         min_width: In pixels; on a narrower screen the chart scrolls inside its box.
     """
@@ -34,7 +34,7 @@ class Chart:
 
 
 def make_charts(data: Mapping[str, Any]) -> dict[str, Chart]:
-    """Draw everything that the data allows, from ``report_data.collect``'s values alone."""
+    """Draw everything that the data allows, from the values of ``data.collect`` alone."""
     charts = {**_of_search(data), **_of_parameters(data), **_of_peers(data), **_of_confirm(data)}
     for name, drawn in of_parameters.slices(data).items():
         charts[f"slice-{name}"] = Chart(name, "", drawn, "")
@@ -48,8 +48,8 @@ def _of_search(data: Mapping[str, Any]) -> dict[str, Chart]:
     return {
         "history": Chart(
             "Optimisation history",
-            f"The value of every trial ({words}); of a pruned trial, its value when it was given "
-            "up. One run each: a step up may be luck.",
+            f"The value of every trial ({words}); of a pruned trial, its value when it was "
+            "pruned. One run each: a step up may be luck.",
             of_search.history(data),
             "No trial has a value yet.",
         ),
@@ -63,8 +63,8 @@ def _of_search(data: Mapping[str, Any]) -> dict[str, Chart]:
         "pareto": Chart(
             "Accuracy against training cost",
             f"Complete trials ({words}), by number of peers (the leader comes on top). The dotted "
-            "line joins those that no other beats in both. Times are wall-clock, of runs that may "
-            "have shared a machine: take them roughly.",
+            "line joins those that no other beats in both. Times are wall-clock times of runs that "
+            "may have shared a machine: they are approximate.",
             of_search.pareto(data),
             "Fewer than 2 complete trials have a known training time.",
         ),
@@ -103,7 +103,7 @@ def _of_members(data: Mapping[str, Any]) -> dict[str, Chart]:
 def _of_parameters(data: Mapping[str, Any]) -> dict[str, Chart]:
     found, count = data["importances"], len(data["search"]["dimensions"])
     share = f"{found['top_share']:.0%}" if found["top_share"] else ""
-    few = " So few trials give a hint, not a finding." if found["trials"] < 30 else ""
+    few = " With so few trials, this is a hint, not a result." if found["trials"] < 30 else ""
     return {
         "importances": Chart(
             "Hyperparameter importances (PED-ANOVA)",
@@ -115,7 +115,7 @@ def _of_parameters(data: Mapping[str, Any]) -> dict[str, Chart]:
         "parallel": Chart(
             "Parallel coordinates",
             "A line is a trial: complete ones with their value, pruned ones with the value when "
-            "they were given up; dark lines are the best. Drag along an axis to select.",
+            "they were pruned; dark lines are the best. Drag along an axis to select.",
             of_parameters.parallel(data),
             "Fewer than 2 trials have a value.",
             min_width=110 * (count + 2),
@@ -142,7 +142,7 @@ def _of_peers(data: Mapping[str, Any]) -> dict[str, Chart]:
         ),
         "gap": Chart(
             "Ensemble's lead over the leader",
-            "Above 0, the peers' ensemble is ahead: that is what is left to distil into the "
+            "Above 0, the peers' ensemble is ahead, which leaves something to distil into the "
             "leader. The first third of the epochs may lie outside.",
             of_peers.gap(data),
             absent,
@@ -153,7 +153,7 @@ def _of_peers(data: Mapping[str, Any]) -> dict[str, Chart]:
             else "Attention over training",
             "How much each peer (row) takes from each peer (column) for its target, mean over the "
             "validation images. Equal cells are a plain mean; a dark diagonal means that "
-            "each peer listens to itself alone.",
+            "each peer attends to itself alone.",
             of_peers.attention(data),
             seen["absent"],
         ),
@@ -173,16 +173,16 @@ def _of_confirm(data: Mapping[str, Any]) -> dict[str, Chart]:
         absent = "No comparison yet: the test set is opened once, when all runs have ended."
     return {
         "forest": Chart(
-            "The winner against each rival",
+            "The winner against each baseline",
             "Difference of the means over the same seeds, with its 95 % confidence interval. An "
             "interval that crosses 0 shows no difference.",
             of_confirm.forest(data),
             absent,
         ),
         "runs": Chart(
-            "Every run of every contender",
-            "A dot is one run; contenders share their seeds. The spread of one contender's dots "
-            "is the noise of this field.",
+            "Every run of every configuration",
+            "A dot is one run; configurations share their seeds. The spread of one configuration's "
+            "dots is the noise of this field.",
             of_confirm.runs(data),
             "No confirmation run has ended yet.",
         ),

@@ -1,8 +1,9 @@
-"""Charts of the confirmation: the forest plot, and every run of every contender."""
+"""Charts of the confirmation: the forest plot, and every run of every configuration."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from okddip_search.formatting import points, typeset
 from okddip_search.report.charts.style import (
     BLACK,
     BLUE,
@@ -24,7 +25,7 @@ OF = {"validation": (FAINT, "circle-open", -0.12), "test": (BLUE, "circle", 0.16
 
 
 def forest(data: Mapping[str, Any]) -> Figure | None:
-    """Draw the winner's difference to each rival with its 95 % interval."""
+    """Draw the winner's difference to each baseline with its 95 % interval."""
     comparisons = (data["confirm"] or {}).get("comparisons", [])
     if not comparisons:
         return None
@@ -35,7 +36,7 @@ def forest(data: Mapping[str, Any]) -> Figure | None:
         if any(c["verdict"] == verdict for c in comparisons)
     ]
     x = axis(
-        f"Winner − rival, {comparisons[0]['of']} accuracy (points)",
+        f"Winner − baseline, {comparisons[0]['of']} accuracy (points)",
         zeroline=True, zerolinecolor=BLACK,
     )  # fmt: skip
     x |= {"range": _range_with_zero(comparisons)}
@@ -48,7 +49,7 @@ def forest(data: Mapping[str, Any]) -> Figure | None:
 
 
 def _of_winner(comparison: Mapping[str, Any]) -> str:
-    """Say whom the word is about: under a rival's name, "better" would read as the rival's."""
+    """Say which is better: under a baseline's name, "better" alone would mean the baseline."""
     words: str = comparison["words"]
     return f"the winner is {words}" if comparison["verdict"] in ("better", "worse") else words
 
@@ -81,34 +82,32 @@ def _intervals(rows: Sequence[tuple[int, Mapping[str, Any]]], verdict: str) -> d
             "color": VERDICTS[verdict], "symbol": SYMBOLS[verdict], "size": 11,
             "line": {"width": 2, "color": VERDICTS[verdict]},
         },
-        "text": [f"{_signed(100 * c['low'])} to {_signed(100 * c['high'])}" for _, c in rows],
+        "text": [typeset(f"{points(c['low'])} to {points(c['high'])}") for _, c in rows],
         "customdata": [text(f"{c['rival']} ({c['method']}, {c['n']} seeds)") for _, c in rows],
         "hovertemplate": "%{customdata}: %{x:+.2f} points<br>95 %: %{text}<extra></extra>",
     }  # fmt: skip
 
 
-def _signed(points: float) -> str:
-    return f"{points:+.2f}".replace("-", "−")
-
-
 def runs(data: Mapping[str, Any]) -> Figure | None:
-    """Draw every run's accuracy with its contender's mean and standard deviation."""
-    contenders = (data["confirm"] or {}).get("contenders", [])
+    """Draw every run's accuracy with its configuration's mean and standard deviation."""
+    configurations = (data["confirm"] or {}).get("contenders", [])
     traces = []
     for of in OF:
         dots = [
             (row, run[of], f"{c['label']}, seed {run['seed']}")
-            for row, c in enumerate(contenders)
+            for row, c in enumerate(configurations)
             for run in c["runs"]
             if run[of] is not None
         ]
         if dots:
-            traces += [_dots(of, dots), _means(of, contenders)]
+            traces += [_dots(of, dots), _means(of, configurations)]
     if not traces:
         return None
-    labels = [label(f"<b>{text(c['label'])}</b>", row - 0.24) for row, c in enumerate(contenders)]
-    height = 120 + 60 * len(contenders)
-    x, y = axis("Leader's accuracy (%)"), rows_axis(len(contenders))
+    labels = [
+        label(f"<b>{text(c['label'])}</b>", row - 0.24) for row, c in enumerate(configurations)
+    ]
+    height = 120 + 60 * len(configurations)
+    x, y = axis("Leader's accuracy (%)"), rows_axis(len(configurations))
     return figure(traces, x, y, height=height, annotations=labels, margin=MARGIN)
 
 
@@ -126,9 +125,9 @@ def _dots(of: str, dots: Sequence[tuple[int, float, str]]) -> dict[str, Any]:
     }
 
 
-def _means(of: str, contenders: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _means(of: str, configurations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     colour, _, below = OF[of]
-    known = [(row, c[of]) for row, c in enumerate(contenders) if c[of]]
+    known = [(row, c[of]) for row, c in enumerate(configurations) if c[of]]
     return {
         "type": "scatter",
         "mode": "markers",

@@ -17,7 +17,7 @@ from okddip_search.report.charts.style import (
 )
 
 MISSING = "–"
-"""Where a parameter does not apply to a trial (``when``)."""
+"""Marks a parameter that does not apply to a trial (``when``)."""
 
 
 def importances(data: Mapping[str, Any]) -> Figure | None:
@@ -37,7 +37,7 @@ def importances(data: Mapping[str, Any]) -> Figure | None:
         "cliponaxis": False,
         "hovertemplate": "%{y}: %{x:.2f}<extra></extra>",
     }
-    x = axis("Share of the importance (sums to 1)", rangemode="tozero")
+    x = axis("Concurrency of the importance (sums to 1)", rangemode="tozero")
     y = axis("", ticks="")
     del y["title"]
     return figure(
@@ -46,7 +46,7 @@ def importances(data: Mapping[str, Any]) -> Figure | None:
 
 
 def slices(data: Mapping[str, Any]) -> dict[str, Figure]:
-    """Draw the value against each parameter by itself, most important first."""
+    """Draw the value against each single parameter, most important first."""
     order = list(data["importances"]["values"])
     dimensions = sorted(
         data["search"]["dimensions"],

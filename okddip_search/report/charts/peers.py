@@ -1,4 +1,4 @@
-"""Charts of what only distillation has: diversity, attention, the ensemble's lead, the ramp-up."""
+"""Charts specific to distillation: diversity, attention, the ensemble's lead, the ramp-up."""
 
 import math
 from collections import Counter
@@ -22,6 +22,7 @@ from okddip_search.report.charts.style import (
     text,
     thinned,
 )
+from trainer.schedules import rampup_weight
 
 FRAMES_A_ROW = 4
 
@@ -67,7 +68,7 @@ def _over_epochs(
 
 
 def attention(data: Mapping[str, Any]) -> Figure | None:
-    """Draw the attention matrix at several epochs: small multiples, which print, too."""
+    """Draw the attention matrix at several epochs, as small multiples that can be printed."""
     frames = data["attention"]["frames"]
     if not frames:
         return None
@@ -134,7 +135,7 @@ def _label(words: str, x: float, y: float) -> dict[str, Any]:
 
 
 def ramp_up(data: Mapping[str, Any]) -> Figure | None:
-    """Draw how far each trial came, over the weight that distillation had by then."""
+    """Draw the epochs of each trial, over the distillation weight at each epoch."""
     trials = [t for t in data["trials"] if t["epochs"]]
     lengths = Counter(t["ramp_length"] for t in trials if t["num_peers"])
     if not lengths:
@@ -175,7 +176,7 @@ def ramp_up(data: Mapping[str, Any]) -> Figure | None:
 
 def _weight_line(length: int, last: int, several: bool) -> dict[str, Any]:
     epochs = list(range(last))
-    weights = [math.exp(-5 * (1 - min(e, length) / length) ** 2) if length else 1.0 for e in epochs]
+    weights = [rampup_weight(epoch, length) for epoch in epochs]
     return {
         "type": "scatter",
         "mode": "lines",
@@ -209,8 +210,7 @@ def _ends(trials: Sequence[Trial], places: Mapping[int, int]) -> list[dict[str, 
 
 
 def _weight_words(trial: Trial) -> str:
-    length, epoch = trial["ramp_length"] or 0, trial["epochs"] - 1
-    weight = math.exp(-5 * (1 - min(epoch, length) / length) ** 2) if length else 1.0
+    weight = rampup_weight(trial["epochs"] - 1, trial["ramp_length"] or 0)
     return text(f"w = {weight:.2f}")
 
 

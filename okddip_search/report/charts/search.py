@@ -57,7 +57,7 @@ def by_state(trials: Sequence[Trial]) -> dict[str, list[Trial]]:
 
 
 def markers(state: str, size: int = 9) -> dict[str, Any]:
-    """Return the marker of a trial of this state: colour and symbol both tell it."""
+    """Return the marker of a trial in this state, with its own colour and symbol."""
     width = 2.2 if "open" in SYMBOLS[state] else 0
     return {
         "color": STATES[state],
@@ -180,9 +180,7 @@ def pareto(data: Mapping[str, Any]) -> Figure | None:
         return None
     front = pareto_front(trials)
     longest = max(t["seconds"] for t in trials)
-    unit, length_s = next(
-        (u, s) for u, s in (("h", 3600), ("min", 60), ("s", 1)) if longest >= 2 * s or s == 1
-    )
+    unit, length_s = next((unit, s) for unit, s in TIME_UNITS if longest >= 2 * s or s == 1)
     traces: list[dict[str, Any]] = [
         {
             "type": "scatter",

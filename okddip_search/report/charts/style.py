@@ -1,7 +1,7 @@
-"""How the report's charts look: colours, layout, and text that stays text.
+"""The look of the report's charts: colours, layout, and text that is not interpreted.
 
 Colours are those of Okabe and Ito (Wong, Nature Methods 8, 441, 2011), which people with any
-common colour blindness can tell apart; states differ in their symbols, too.
+common colour blindness can tell apart; states also differ in their symbols.
 """
 
 import html
@@ -28,11 +28,11 @@ GRID, INK, FAINT = "#e8e8e8", "#2b2b2b", "#8a8f98"
 SEQUENTIAL = [[0, "#d5e3ec"], [0.5, "#3b8fc0"], [1, "#00263d"]]
 """One hue from light to dark: it also reads in grey."""
 MAX_POINTS = 300
-"""Points of a drawn curve; a longer one is thinned, as a screen shows no more."""
+"""Maximum points of a drawn curve; longer ones are thinned, as a screen shows no more."""
 
 
 def text(value: Any) -> str:
-    """Return a text that plotly.js shows as it is: in its labels, tags and entities would act."""
+    """Return a text that plotly.js shows literally; its labels interpret tags and entities."""
     return html.escape(str(value), quote=False)
 
 
@@ -89,7 +89,7 @@ def figure(
 
 
 def label(words: str, row: float) -> dict[str, Any]:
-    """Return a label above a row of a chart whose rows have names: it fits a phone, too."""
+    """Return a label above a row of a chart; it also fits a narrow screen."""
     return {
         "text": words, "x": 0, "xref": "paper", "xanchor": "left", "y": row, "yanchor": "bottom",
         "showarrow": False, "align": "left", "bgcolor": "white", "borderpad": 1,
