@@ -45,6 +45,7 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin
 	$(BIN)/codespell
+	$(BIN)/lint-imports --no-logo
 
 constraints: | $(UV)  # those in the file stay, but for what UPGRADE=--upgrade finds
 	$(UV) pip compile --quiet --universal --no-annotate --no-emit-index-url --extra dev $(UPGRADE) \

@@ -21,7 +21,7 @@ from torchvision.transforms import v2
 
 from trainer.config.data import DataConfig
 from trainer.config.train import TrainConfig
-from trainer.data import streaming
+from trainer.data import decoders
 from trainer.data.base import DevelopmentData
 from trainer.data.decoding import open_rgb
 from trainer.data.image_files import ImageFiles, read_image_files
@@ -153,7 +153,7 @@ def test_crops_are_those_of_torchvision_with_the_image_s_own_seed(root: Path) ->
     data = load(root)
     [(images, _)] = data.training_batches(45, CPU).epoch(2, 4)
     order = torch.randperm(
-        45, generator=torch.Generator().manual_seed(streaming.mixed_seed(2, 4))
+        45, generator=torch.Generator().manual_seed(decoders.mixed_seed(2, 4))
     ).tolist()
     reference = v2.Compose(
         [
@@ -166,7 +166,7 @@ def test_crops_are_those_of_torchvision_with_the_image_s_own_seed(root: Path) ->
     )
     for place in range(0, 45, 5):
         image = Image.open(data.train.path(order[place])).convert("RGB")
-        torch.manual_seed(streaming.mixed_seed(2, 4, order[place]))
+        torch.manual_seed(decoders.mixed_seed(2, 4, order[place]))
         assert torch.allclose(images[place], reference(image), atol=1e-5)
 
 
@@ -240,12 +240,12 @@ def test_the_number_of_processes_follows_the_threads_on_a_gpu_only() -> None:
     cuda, threads = torch.device("cuda"), torch.get_num_threads()
     try:
         torch.set_num_threads(3)
-        chosen = [streaming.decoding_processes(None, d) for d in (CPU, cuda)]
+        chosen = [decoders.decoding_processes(None, d) for d in (CPU, cuda)]
         torch.set_num_threads(1)
-        chosen.append(streaming.decoding_processes(None, cuda))
+        chosen.append(decoders.decoding_processes(None, cuda))
     finally:
         torch.set_num_threads(threads)
-    assert chosen == [0, 2, 1] and streaming.decoding_processes(5, CPU) == 5
+    assert chosen == [0, 2, 1] and decoders.decoding_processes(5, CPU) == 5
 
 
 # Division and identity
@@ -434,7 +434,7 @@ def test_the_test_images_are_decoded_once_for_all_leaders(
         opened.append(path)
         return open_rgb(path)
 
-    monkeypatch.setattr(streaming, "open_rgb", watch)
+    monkeypatch.setattr(decoders, "open_rgb", watch)
     data = config(root, workers=0)
     together = open_test(folders, data, log=tmp_path / "log", reason="")
     assert len(opened) == len(set(opened)) == 24 and {path.parts[-3] for path in opened} == {"test"}
