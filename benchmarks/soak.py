@@ -130,7 +130,7 @@ def drive(directory: Path, trials: int, epochs: int, at_once: int) -> int:
     """Run the search, as ``okddip-search`` would."""
     from okddip_search.cluster import resources
     from okddip_search.driver import session
-    from okddip_search.search import run_search
+    from okddip_search.run import run_search
     from okddip_search.space.load import load_space
 
     os.environ["RAY_worker_niceness"] = "0"  # 16 that sleep on two cores are to keep their pace

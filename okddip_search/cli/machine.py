@@ -12,15 +12,13 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from okddip_search import __version__
-
 PACKAGES = ("torchvision", "ray", "optuna", "mlflow", "numpy", "pydantic", "onnx")
 GIB = 2**30
 
 
 def describe_machine() -> Iterator[tuple[str, str]]:
     """Yield the name and the description of each fact."""
-    yield "okddip-search", __version__
+    yield "okddip-search", version("okddip-search")
     yield "Python", f"{platform.python_implementation()} {platform.python_version()}"
     yield "system", platform.platform()
     yield from _torch()

@@ -8,28 +8,23 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from okddip_search import __version__
 from okddip_search.cluster.signals import STOPPED, quit_on_signals
+from okddip_search.driver.request import Request
+from okddip_search.driver.resolve import new_search, resumed_search
 from okddip_search.environment import protect_files
 from okddip_search.errors import UserError
 from okddip_search.export import FORMATS
 from okddip_search.export import export as run_export
 from okddip_search.hints import to_see
-from okddip_search.layout import require_search
 from okddip_search.masking import masked
-from okddip_search.space.changes import left_as_it_was, require_unchanged
-from okddip_search.space.load import bundled_spaces, load_saved, load_space, summary_of
+from okddip_search.space.load import bundled_spaces, load_space, summary_of
 from okddip_search.space.model import SearchSpec
 from okddip_search.terminal import echo
 from trainer.__main__ import main as train
-from trainer.io.files import expanded
-
-if TYPE_CHECKING:
-    from okddip_search.driver.prepare import Request  # it imports ray
 
 REMEDIES = {
     errno.EROFS: "It is on a read-only file system: copy the search to where you may write, "
@@ -95,7 +90,7 @@ def cli(
         explain_search(explained, directory, gpus=gpus, tracking_uri=tracking_uri)
         return
     quit_on_signals()
-    from okddip_search.search import run_search
+    from okddip_search.run import run_search
 
     request = _request(spec, directory, resume, gpus, tracking_uri, address)
     context.exit(run_search(request, then_confirm=not no_confirm))
@@ -108,9 +103,7 @@ def _request(
     gpus: int | None,
     tracking_uri: str | None,
     address: str | None,
-) -> "Request":
-    from okddip_search.driver.prepare import Request
-
+) -> Request:
     command = shlex.join(["okddip-search", *sys.argv[1:]])
     return Request(spec, directory, resume, gpus, tracking_uri, address, command)
 
@@ -126,28 +119,31 @@ def _resolve(
 ) -> tuple[SearchSpec, Path]:
     """Return space and directory; a resumed search keeps the space that it started with."""
     if not resume:
-        spec = load_space(space or "digits", sets, trials=trials, timeout=timeout, name=name)
-        return _rooted(spec), out or Path("runs") / spec.name
+        return new_search(
+            space or "digits", sets, trials=trials, timeout=timeout, name=name, out=out
+        )
     asked = None
     if space:
         asked = load_space(space, sets, trials=trials, timeout=timeout, name=name)
     directory = out or Path("runs") / (asked.name if asked else name or "digits")
-    require_search(directory, "Leave --resume out to start one.")
-    began = load_saved(directory)
-    spec = load_saved(directory, sets, trials=trials, timeout=timeout)
-    for now in (spec, asked or spec):
-        require_unchanged(began, now, directory)
-    for line in left_as_it_was(spec, asked or spec):
-        click.echo(line, err=True)
-    return _rooted(spec), directory
+    return _resumed(directory, sets, asked, trials, timeout), directory
 
 
-def _rooted(spec: SearchSpec) -> SearchSpec:
-    """Make the location of the data absolute, so that commands work from any directory."""
-    if spec.data.root is None:
-        return spec
-    root = str(expanded(spec.data.root).absolute())
-    return spec.model_copy(update={"data": spec.data.model_copy(update={"root": root})})
+def _resumed(
+    directory: Path,
+    sets: tuple[str, ...],
+    asked: SearchSpec | None = None,
+    trials: int | None = None,
+    timeout: str | None = None,
+) -> SearchSpec:
+    return resumed_search(
+        directory,
+        sets,
+        asked=asked,
+        trials=trials,
+        timeout=timeout,
+        say=lambda line: echo(line, err=True),
+    )
 
 
 @cli.command()
@@ -199,7 +195,7 @@ def confirm(
                 f"--set {text}: a confirmation keeps the settings of its search",
                 "Only data. (where the images lie) and resources. can be set; see --help.",
             )
-    spec, directory = _resolve(None, sets, None, None, None, directory, True)
+    spec = _resumed(directory, sets)
     asked = {"seeds": seeds, "top": top, "baselines": baselines or rivals, "single": single}
     overrides: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
     if methods is not None:
@@ -311,8 +307,10 @@ def version(verbose: bool) -> None:
     """Print the version; with --verbose, also of Python, PyTorch, Ray, the driver and so on."""
     from okddip_search.cli.machine import describe_machine
 
-    for name, words in describe_machine() if verbose else [("okddip-search", __version__)]:
+    for name, words in describe_machine():
         echo(f"{name:<14} {words}")
+        if not verbose:
+            break
 
 
 cli.add_command(train, "train")

@@ -37,8 +37,8 @@ from okddip_search.confirm.test_set import (
     test_leaders,
 )
 from okddip_search.confirm.tuning import tune_baselines, tuning_seconds
-from okddip_search.driver.prepare import Request
 from okddip_search.driver.progress import SearchConsole
+from okddip_search.driver.request import Request
 from okddip_search.driver.session import Session, open_session
 from okddip_search.driver.work import CONTENDER, SEED, FixedAgenda
 from okddip_search.errors import UserError

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from okddip_search.cluster.remote import call_in_worker
 from okddip_search.cluster.resources import Allocation, Node, allocate
 from okddip_search.cluster.signals import StopSwitch
 from okddip_search.driver.autotune import Speed, find_speed
+from okddip_search.driver.request import Request
 from okddip_search.errors import UserError
 from okddip_search.space.model import SearchSpec
 from trainer.data.base import DevelopmentData
@@ -21,29 +21,6 @@ from trainer.data.images import DataError
 from trainer.data.load import load_development_data
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Request:
-    """The user's request.
-
-    Attributes:
-        spec: The checked space.
-        directory: Of the search.
-        resume: Whether to resume the search in the directory.
-        gpus: ``--gpus``; None: all visible, 0: CPU.
-        tracking_uri: Of an MLflow server; None: sqlite in the directory.
-        address: Of a running Ray cluster; None: a private one on this machine.
-        command: The command line, for the record.
-    """
-
-    spec: SearchSpec
-    directory: Path
-    resume: bool
-    gpus: int | None
-    tracking_uri: str | None
-    address: str | None
-    command: str
 
 
 def load_data(spec: SearchSpec, directory: Path, terminal: Console) -> DevelopmentData:

@@ -26,8 +26,9 @@ from okddip_search.cluster.remote import call_in_worker
 from okddip_search.cluster.resources import Allocation, allocate, this_machine
 from okddip_search.cluster.signals import Stopped, StopSwitch
 from okddip_search.driver.bridge import StudyBridge
-from okddip_search.driver.prepare import Request, load_data, settle
+from okddip_search.driver.prepare import load_data, settle
 from okddip_search.driver.progress import SearchConsole
+from okddip_search.driver.request import Request
 from okddip_search.driver.retention import Retention, drop_teachers
 from okddip_search.driver.trainable import OKDDipTrial
 from okddip_search.driver.tune import StudyScheduler, StudySearcher, WhenInterrupted

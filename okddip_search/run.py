@@ -6,8 +6,8 @@ from optuna.trial import TrialState
 
 from okddip_search.confirm.run import ConfirmOptions, confirm, require_possible
 from okddip_search.driver.bridge import StudyBridge
-from okddip_search.driver.prepare import Request
 from okddip_search.driver.progress import SearchConsole
+from okddip_search.driver.request import Request
 from okddip_search.driver.session import Session, open_session
 from okddip_search.driver.summary import print_result
 from okddip_search.driver.work import SearchAgenda

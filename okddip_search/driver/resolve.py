@@ -1,0 +1,76 @@
+"""The space and the directory of a search that begins or is resumed; nothing here needs Ray."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from okddip_search.layout import require_search
+from okddip_search.space.changes import left_as_it_was, require_unchanged
+from okddip_search.space.load import load_saved, load_space
+from okddip_search.space.model import SearchSpec
+from trainer.io.files import expanded
+
+
+def new_search(
+    space: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    trials: int | None = None,
+    timeout: str | None = None,
+    name: str | None = None,
+    out: Path | None = None,
+) -> tuple[SearchSpec, Path]:
+    """Return the space and the directory of a search that is to begin.
+
+    Args:
+        space: File, or name of a bundled space.
+        overrides: ``key=value`` with dotted keys.
+        trials: Replaces ``study.trials``.
+        timeout: Replaces ``study.timeout``.
+        name: Replaces ``name``.
+        out: Directory; None: ``runs/NAME``.
+
+    Raises:
+        UserError: The space has mistakes.
+    """
+    spec = load_space(space, overrides, trials=trials, timeout=timeout, name=name)
+    return _rooted(spec), out or Path("runs") / spec.name
+
+
+def resumed_search(
+    directory: Path,
+    overrides: Sequence[str] = (),
+    *,
+    asked: SearchSpec | None = None,
+    trials: int | None = None,
+    timeout: str | None = None,
+    say: Callable[[str], None],
+) -> SearchSpec:
+    """Return the space of a search that is resumed: the one that it began with.
+
+    Args:
+        directory: Of the search.
+        overrides: ``key=value`` with dotted keys.
+        asked: The space that the user named, which must not differ in what makes trials comparable.
+        trials: Replaces ``study.trials``.
+        timeout: Replaces ``study.timeout``.
+        say: Prints a line for each setting of ``asked`` that is not used.
+
+    Raises:
+        UserError: There is no search, or the request changes what its trials have in common.
+    """
+    require_search(directory, "Leave --resume out to start one.")
+    began = load_saved(directory)
+    spec = load_saved(directory, overrides, trials=trials, timeout=timeout)
+    for now in (spec, asked or spec):
+        require_unchanged(began, now, directory)
+    for line in left_as_it_was(spec, asked or spec):
+        say(line)
+    return _rooted(spec)
+
+
+def _rooted(spec: SearchSpec) -> SearchSpec:
+    """Make the location of the data absolute, so that commands work from any directory."""
+    if spec.data.root is None:
+        return spec
+    root = str(expanded(spec.data.root).absolute())
+    return spec.model_copy(update={"data": spec.data.model_copy(update={"root": root})})
