@@ -7,6 +7,7 @@ import logging
 import os
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,7 @@ DIRECTORY = click.Path(path_type=Path, file_okay=False)
 @click.option("--gpus", type=click.IntRange(0), help="GPUs to use; 0: CPU. [default: all visible]")
 @click.option("--gpus-per-trial", type=float, help="Below 1, several trials share a GPU.")
 @click.option("--trials", type=click.IntRange(1), help="Finished trials, instead of the space's.")
+@click.option("--budget", metavar="TIME", help="Everything is over after 8h, or 80 gpu-hours.")
 @click.option("--timeout", metavar="TIME", help="No trial starts after 8h, 90m, 30s.")
 @click.option("--name", help="Name of the search, instead of the space's.")
 @click.option("--out", type=DIRECTORY, help="Directory of the search. [default: runs/NAME]")
@@ -63,6 +65,7 @@ def cli(
     gpus: int | None,
     gpus_per_trial: float | None,
     trials: int | None,
+    budget: str | None,
     timeout: str | None,
     name: str | None,
     out: Path | None,
@@ -87,7 +90,8 @@ def cli(
         return
     if gpus_per_trial is not None:
         sets = (*sets, f"resources.gpus_per_trial={gpus_per_trial}")
-    spec, directory = _resolve(space, sets, trials, timeout, name, out, resume)
+    limits = {"trials": trials, "timeout": timeout, "budget": budget}
+    spec, directory = _resolve(space, sets, limits, name, out, resume)
     if explain:
         from okddip_search.cli.explain import explain_search
 
@@ -118,23 +122,22 @@ def _request(
 def _resolve(
     space: str | None,
     sets: tuple[str, ...],
-    trials: int | None,
-    timeout: str | None,
+    limits: Mapping[str, Any],
     name: str | None,
     out: Path | None,
     resume: bool,
 ) -> tuple[SearchSpec, Path]:
     """Return space and directory; a resumed search keeps the space that it started with."""
     if not resume:
-        spec = load_space(space or "digits", sets, trials=trials, timeout=timeout, name=name)
+        spec = load_space(space or "digits", sets, **limits, name=name)
         return _rooted(spec), out or Path("runs") / spec.name
     asked = None
     if space:
-        asked = load_space(space, sets, trials=trials, timeout=timeout, name=name)
+        asked = load_space(space, sets, **limits, name=name)
     directory = out or Path("runs") / (asked.name if asked else name or "digits")
     require_search(directory, "Leave --resume out to start one.")
     began = load_saved(directory)
-    spec = load_saved(directory, sets, trials=trials, timeout=timeout)
+    spec = load_saved(directory, sets, **limits)
     for now in (spec, asked or spec):
         require_unchanged(began, now, directory)
     for line in left_as_it_was(spec, asked or spec):
@@ -199,7 +202,7 @@ def confirm(
                 f"--set {text}: a confirmation keeps the settings of its search",
                 "Only data. (where the images lie) and resources. can be set; see --help.",
             )
-    spec, directory = _resolve(None, sets, None, None, None, directory, True)
+    spec, directory = _resolve(None, sets, {}, None, directory, True)
     asked = {"seeds": seeds, "top": top, "baselines": baselines or rivals, "single": single}
     overrides: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
     if methods is not None:

@@ -46,6 +46,7 @@ class StudySearcher(NotPickled, Searcher):  # type: ignore[misc]
             "number": entry.trial.number,
             "trainer": entry.config.to_dict(),
             "gpus": entry.share.gpus_per_trial,
+            "pauses_after": entry.pauses_after,
         }
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
