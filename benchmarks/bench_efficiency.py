@@ -1,174 +1,263 @@
-"""Which sampler and pruner find as good a leader in fewer epochs? Replays on recorded curves.
+"""Which search finds as good a leader in fewer epochs? Replays on tables of learning curves.
 
-Words of the table:
-
-- regret: final validation accuracy of the grid's best configuration less that of the chosen one, in
-  points; both means over recorded seeds, the chosen one's over those that its search did not see.
-- epochs: of all trials, of both slots.
-- to stock: epochs until the configuration that would be handed over is, by that same true value, at
-  least as good as the one with which the stock search ends in the median. Counted from the moment a
-  trial ends. A search that never gets there counts as infinitely long, so the median stays honest.
-- ratio: the median of that, divided by the stock search's own median.
-
-- to ours: how much more regret than the default (tpe, median with Optuna's defaults), mean of the
-  differences replay by replay; below zero is better.
-
-Else medians over the replays; intervals are 95 % bootstraps.
+Each contestant gets the same epochs: ``--budget-T`` full runs (T epochs each), shared by
+``--slots`` slots. It is told the same setting first (the paper's; in public tables the best of
+ten random rows). A leader counts only once it is trained to its end. Regret is the true value of
+the table's best configuration less that of the leader; the *ratio* of a table is the median regret
+of a contestant divided by that of the base, stock Ray Tune (``OptunaSearch``, ``ASHAScheduler``).
 """
 
+import json
 import logging
 import math
 import multiprocessing
+import os
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 import optuna
 from numpy.typing import NDArray
-from tabulated import Contestant, Moment, Ours, Stock, Table, replay
+from replay import Hyperband, Ours, Search, Setup, Stock, replay
+from tables import Table, files_in, read
 
-STOCK = "stock: OptunaSearch + ASHA"
-DEFAULT = "tpe, median (Optuna's defaults)"
-THIRD = {"n_warmup_steps": 20}
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the pool's processes share the cores
+CURVES = "OKDDIP_CURVES"
+Floats = NDArray[np.float64]
+BASE = "stock"
+OURS = "screen"
+LEAST_SHARE = 0.01
+"""Of the way from the usual to the best value: smaller regrets count as this, or one that is zero
+would make every ratio zero or infinite."""
 TPE6 = {"type": "tpe", "n_startup_trials": 6}
-CONTESTANTS: dict[str, Contestant | None] = {
-    STOCK: None,
-    "random, none": Contestant("random", "none"),
-    "random, median": Contestant("random", "median"),
-    "tpe, none": Contestant(TPE6, "none"),
-    DEFAULT: Contestant("tpe", "median"),
-    "same, smoothed": Contestant("tpe", "median", "mean_last_3"),
-    "tpe, median 1/3 (digits)": Contestant(
-        TPE6, {"type": "median", "n_startup_trials": 4, **THIRD}, "mean_last_3"
-    ),
-    "same, not smoothed": Contestant(TPE6, {"type": "median", "n_startup_trials": 4, **THIRD}),
-    "tpe, percentile 25 1/3": Contestant(
-        TPE6,
-        {"type": "percentile", "percentile": 25.0, "n_startup_trials": 4, **THIRD},
-        "mean_last_3",
-    ),
-    "tpe, halving 1/3": Contestant(
-        TPE6,
-        {"type": "successive_halving", "min_resource": 20, "reduction_factor": 3},
-        "mean_last_3",
-    ),
-    "tpe, halving 1/3 by 4": Contestant(
-        TPE6,
-        {"type": "successive_halving", "min_resource": 20, "reduction_factor": 4},
-        "mean_last_3",
-    ),
-    "tpe, halving from 1 by 4": Contestant(
-        TPE6,
-        {"type": "successive_halving", "min_resource": 1, "reduction_factor": 4},
-        "mean_last_3",
-    ),
-    "tpe, hyperband (Optuna's)": Contestant(TPE6, "hyperband", "mean_last_3"),
-    "tpe, hyperband 1/3": Contestant(
-        TPE6, {"type": "hyperband", "min_resource": 20}, "mean_last_3"
-    ),
-    "tpe, patient median": Contestant(
-        TPE6, {"type": "patient", "patience": 5, "wrapped": "median"}, "mean_last_3"
-    ),
+SCREEN = {"pruner": "none"}
+SETUPS: dict[str, Setup] = {
+    OURS: Setup({**SCREEN, "searcher": "screen"}),
+    "screen-tpe": Setup({**SCREEN, "searcher": {"type": "screen", "sampler": "tpe"}}),
+    "screen-median": Setup({"pruner": "median", "searcher": "screen"}),
+    "shipped": Setup({"sampler": TPE6, "pruner": {"type": "median", "n_startup_trials": 4}}),
 }
-
-
-@cache
-def table() -> Table:
-    return Table()
-
-
-def play(job: tuple[str, int, int, int]) -> list[Moment]:
-    """Replay one search in a process of the pool."""
-    name, seed, trials, epochs = job
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    warnings.simplefilter("ignore")
-    contestant = CONTESTANTS[name]
-    search = Ours(table(), contestant, seed) if contestant else Stock(table(), seed)
-    return replay(table(), search, seed, trials, epochs)
+CONTESTANTS = (BASE, "hyperband", *SETUPS)
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """All replays of one contestant."""
+class Job:
+    """One replay."""
 
-    runs: Sequence[list[Moment]]
-
-    def after_trials(self, trials: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return epochs spent and true value of the leader when so many trials have ended."""
-        at = [run[trials - 1] for run in self.runs]
-        return np.array([m.epochs for m in at], float), np.array([m.truth for m in at])
-
-    def after_epochs(self, epochs: int) -> NDArray[np.float64]:
-        """Return the true value of the leader when so many epochs are spent."""
-        return np.array(
-            [max((m for m in run if m.epochs <= epochs), default=run[0]).truth for run in self.runs]
-        )
-
-    def epochs_to(self, target: float) -> NDArray[np.float64]:
-        """Return the epochs spent when the leader was first so good; infinite: it never was."""
-        return np.array(
-            [next((m.epochs for m in run if m.truth >= target - 1e-9), math.inf)
-             for run in self.runs]
-        )  # fmt: skip
+    file: str
+    contestant: str
+    slots: int
+    budget: float
+    seed: int
+    told: str = "paper"
 
 
-def interval(
-    values: NDArray[np.float64], of: Callable[..., NDArray[np.float64]] = np.median
-) -> tuple[float, float]:
-    draw = np.random.default_rng(0)
-    picks = draw.integers(len(values), size=(2000, len(values)))
-    low, high = np.quantile(of(values[picks], axis=1), [0.025, 0.975], method="nearest")
-    return float(low), float(high)
+@cache
+def table(file: str) -> Table:
+    return read(Path(file))
+
+
+def make_search(job: Job) -> Search:
+    curves = table(job.file)
+    told = {"paper": curves.paper, "bad": curves.bad}[job.told](job.seed)
+    if job.contestant == BASE:
+        return Stock(curves, job.seed, told)
+    if job.contestant == "hyperband":
+        return Hyperband(curves, job.seed, told)
+    return Ours(curves, SETUPS[job.contestant], job.seed, told)
+
+
+def play(job: Job) -> tuple[Job, dict[str, Any]]:
+    """Replay one search in a process of the pool."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")
+    curves = table(job.file)
+    began = time.monotonic()
+    steps = round(job.budget * curves.epochs / job.slots)
+    moments = replay(curves, make_search(job), job.seed, job.slots, steps)
+    return job, {
+        "table": curves.name,
+        "regrets": [(m.epochs / curves.epochs, curves.best - m.truth) for m in moments],
+        "seconds": round(time.monotonic() - began, 2),
+    }
+
+
+def key(job: Job) -> str:
+    return json.dumps(
+        [Path(job.file).name, job.contestant, job.slots, job.budget, job.seed, job.told]
+    )
+
+
+def played(jobs: list[Job], processes: int, kept: Path | None) -> dict[Job, dict[str, Any]]:
+    """Replay what is not in the file of results, and add it there."""
+    known: dict[str, dict[str, Any]] = {}
+    for line in kept.read_text().splitlines() if kept and kept.exists() else []:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue  # it was cut off
+        known[entry["key"]] = entry
+    todo = [job for job in jobs if key(job) not in known]
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        for job, outcome in pool.imap_unordered(play, todo):
+            known[key(job)] = {"key": key(job), **outcome}
+            if kept:
+                with kept.open("a") as file:
+                    file.write(json.dumps(known[key(job)]) + "\n")
+    return {job: known[key(job)] for job in jobs}
+
+
+Runs = list[list[tuple[float, float]]]
+"""A contestant's regret over time on a table, one list per seed: full runs' epochs, regret."""
+
+
+def at(runs: Runs, budget: float) -> Floats:
+    """Return the regrets after so many full runs' epochs."""
+    return np.array([[regret for spent, regret in run if spent <= budget][-1] for run in runs])
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    return math.exp(float(np.mean(np.log(list(values)))))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All replays of two contestants.
+
+    Attributes:
+        ours: Runs by table.
+        base: The same of what they are held against.
+        least: Regrets that count as the smallest, by table.
+        budget: Full runs' epochs that each had.
+    """
+
+    ours: Mapping[str, Runs]
+    base: Mapping[str, Runs]
+    least: Mapping[str, float]
+    budget: float
+
+    def ratios(self, budget: float) -> dict[str, float]:
+        """Return the ratio of the median regrets of each table."""
+        return {t: self._ratio(t, at(self.ours[t], budget), at(self.base[t], budget))
+                for t in self.ours}  # fmt: skip
+
+    def _ratio(self, name: str, ours: Floats, base: Floats) -> float:
+        least = self.least[name]
+        return float(max(np.median(ours), least) / max(np.median(base), least))
+
+    def interval(self) -> tuple[float, float]:
+        """Return the 95 % bootstrap interval over seeds of the ratios' geometric mean."""
+        draw = np.random.default_rng(0)
+        ends = {t: (at(self.ours[t], self.budget), at(self.base[t], self.budget))
+                for t in self.ours}  # fmt: skip
+        means = [
+            geometric_mean(
+                self._ratio(t, *(draw.choice(side, len(side)) for side in sides))
+                for t, sides in ends.items()
+            )
+            for _ in range(1000)
+        ]
+        low, high = np.quantile(means, [0.025, 0.975])
+        return float(low), float(high)
+
+    def epochs_to_base(self, name: str) -> float:
+        """Return the full runs' epochs after which our median regret is the base's at its end."""
+        target = float(np.median(at(self.base[name], self.budget))) + 1e-9
+        grid = np.arange(1.0, self.budget + 0.01, 0.25)
+        there = (t for t in grid if float(np.median(at(self.ours[name], t))) <= target)
+        return float(next(there, math.inf))
+
+    def show(self, title: str) -> None:
+        """Print it."""
+        low, high = self.interval()
+        ratios = self.ratios(self.budget)
+        print(f"\n{title}: {geometric_mean(ratios.values()):.3f} ({low:.3f} to {high:.3f})")
+        print(f"{'':<40}{'seeds':>6}{'ratio':>7}{'regret':>10}{'of stock':>10}{'to stock':>10}")
+        for name, value in ratios.items():
+            ours, base = at(self.ours[name], self.budget), at(self.base[name], self.budget)
+            print(f"{name:<40}{len(ours):>6}{value:>7.2f}{np.median(ours):>10.5f}"
+                  f"{np.median(base):>10.5f}{self.epochs_to_base(name):>8.2f} T")  # fmt: skip
+
+
+def draw(compared: Mapping[str, Comparison], file: Path) -> None:
+    """Draw the ratio's geometric mean over the epochs that were spent."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    pyplot.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "curves", "font.size": 9})
+    figure, axes = pyplot.subplots(figsize=(6.0, 3.4), layout="constrained")
+    colours = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7"]
+    for (name, one), colour in zip(compared.items(), colours, strict=False):
+        spent = np.arange(2.0, one.budget + 0.01, 0.25)
+        means = [geometric_mean(one.ratios(t).values()) for t in spent]
+        axes.plot(spent, means, color=colour, label=name)
+    axes.axhline(1, color="black", linewidth=0.8)
+    axes.set(xlabel="epochs spent, in full runs", ylabel="regret / stock's", ylim=(0, None))
+    axes.legend(frameon=False)
+    figure.savefig(file, metadata={"Date": None})
 
 
 @click.command()
-@click.option("--seeds", default=50, show_default=True, help="Replays of each.")
-@click.option("--epochs", default=1200, show_default=True, help="Spent at least.")
+@click.option("--curves", type=click.Path(exists=True, path_type=Path), envvar=CURVES)
+@click.option("--slots", default=2, show_default=True)
+@click.option("--budget-T", "budget", default=10.0, show_default=True, help="Full runs' epochs.")
+@click.option("--seeds", default=50, show_default=True)
+@click.option("--first-seed", default=0)
+@click.option("--told", type=click.Choice(["paper", "bad"]), default="paper", show_default=True)
+@click.option("--contestant", "names", multiple=True, type=click.Choice(CONTESTANTS))
+@click.option("--tables", "only", multiple=True, help="Those whose name holds this.")
 @click.option("--processes", default=2, show_default=True)
-@click.option("--only", multiple=True, help="Contestants whose name holds this.")
-def main(seeds: int, epochs: int, processes: int, only: tuple[str, ...]) -> None:
+@click.option("--results", type=click.Path(path_type=Path), help="Keep replays as lines here.")
+@click.option("--figure", type=click.Path(path_type=Path), help="Draw the ratio over time here.")
+@click.option("--json", "as_json", is_flag=True, help="Print one object: screen against stock.")
+def main(
+    curves: Path | None,
+    slots: int,
+    budget: float,
+    seeds: int,
+    first_seed: int,
+    told: str,
+    names: tuple[str, ...],
+    only: tuple[str, ...],
+    processes: int,
+    results: Path | None,
+    figure: Path | None,
+    as_json: bool,
+) -> None:
     """Replay and print."""
-    began = time.monotonic()
-    names = [
-        n for n in CONTESTANTS if n in (STOCK, DEFAULT) or not only or any(o in n for o in only)
+    files = [str(f) for f in files_in(curves) if not only or any(o in f.name for o in only)]
+    contestants = (BASE, *(n for n in (names or (OURS,)) if n != BASE))
+    jobs = [
+        Job(file, name, slots, budget, seed, told)
+        for seed in range(first_seed, first_seed + seeds)
+        for file in files
+        for name in contestants
     ]
-    jobs = [(name, seed, 40, epochs) for name in names for seed in range(seeds)]
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        runs = pool.map(play, jobs, chunksize=5)
-    outcomes = {name: Outcome(runs[i * seeds : (i + 1) * seeds]) for i, name in enumerate(names)}
-    print_table(outcomes, epochs)
-    print(f"{len(jobs)} searches replayed in {time.monotonic() - began:.0f} s")
-
-
-def print_table(outcomes: dict[str, Outcome], epochs: int) -> None:
-    best = table().best
-    print(f"curves: {table().meta['machine']}; best configuration {best:.2%}")
-    for trials in (20, 40):
-        target = float(np.median(outcomes[STOCK].after_trials(trials)[1]))
-        reached = {name: o.epochs_to(target) for name, o in outcomes.items()}
-        stock_needs = float(np.median(reached[STOCK]))
-        print(f"\n{trials} trials; the stock search's median leader: {target:.2%}")
-        print(f"{'search':<34}{'epochs':>7}{'regret (95 %)':>20}{'at ' + str(epochs):>7}"
-              f"{'to ours (95 %)':>22}{'to stock (95 %)':>20}{'ratio':>7}")  # fmt: skip
-        usual = outcomes[DEFAULT].after_trials(trials)[1]
-        for name, outcome in outcomes.items():
-            spent, truth = outcome.after_trials(trials)
-            regret = 100 * (best - truth)
-            low, high = interval(regret)
-            need, (few, many) = float(np.median(reached[name])), interval(reached[name])
-            text = f"{np.median(regret):.2f} ({low:.2f}–{high:.2f})"
-            at = 100 * (best - np.median(outcome.after_epochs(epochs)))
-            more = 100 * (usual - truth)
-            least, most = interval(more, np.mean)
-            pairs = f"{more.mean():+.2f} ({least:+.2f} {most:+.2f})"
-            needs = f"{need:.0f} ({few:.0f}–{many:.0f})"
-            print(f"{name:<34}{np.median(spent):>7.0f}{text:>20}{at:>7.2f}"
-                  f"{pairs:>22}{needs:>20}{need / stock_needs:>7.2f}")  # fmt: skip
+    runs: dict[str, dict[str, Runs]] = defaultdict(lambda: defaultdict(list))
+    for job, entry in played(jobs, processes, results).items():
+        runs[job.contestant][entry["table"]].append(entry["regrets"])
+    tables = [table(file) for file in files]
+    least = {t.name: LEAST_SHARE * (t.best - t.usual) for t in tables}
+    compared = {name: Comparison(runs[name], runs[BASE], least, budget) for name in contestants[1:]}
+    for name, one in compared.items():
+        ratios = one.ratios(budget)
+        if as_json:
+            mean = geometric_mean(ratios.values())
+            print(json.dumps({"geometric_mean": mean, "tables": ratios}))
+        else:
+            one.show(f"{name}, {slots} slots, {budget:g} T")
+    if figure:
+        draw(compared, figure)
 
 
 if __name__ == "__main__":

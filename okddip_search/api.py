@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import TrialState
 
 from okddip_search.driver.request import Request
-from okddip_search.driver.resolve import new_search, resumed_search
 from okddip_search.environment import protect_files
 from okddip_search.errors import UserError
 from okddip_search.export import export, winner_of
 from okddip_search.layout import CONFIRM, CONFIRMATION, JOURNAL, require_search, run_dir
+from okddip_search.space.resolve import new_search, resumed_search
 from okddip_search.study.reading import read_findings, read_study, training_seconds
 from okddip_search.study.trials import REASON, STATES, best_trial
 from okddip_search.terminal import echo
@@ -230,6 +230,7 @@ def search(
     gpus: int | None = None,
     trials: int | None = None,
     timeout: str | None = None,
+    budget: str | None = None,
     resume: bool = False,
     confirm: bool = False,
     name: str | None = None,
@@ -245,6 +246,7 @@ def search(
         gpus: Number of GPUs; None: all visible, 0: CPU.
         trials: Finished trials, instead of the space's.
         timeout: No trial starts after it: ``8h``, ``90m``, ``30s``.
+        budget: Time for everything, confirmation included: ``8h``, or ``80 gpu-hours``.
         resume: Whether to resume the search in the directory.
         confirm: Whether to go on with the confirmation that the space asks for; ``Search.confirm``
             does the same later.
@@ -264,13 +266,10 @@ def search(
     from okddip_search.run import run_search
 
     place = None if out is None else Path(out)
-    spec, directory = new_search(
-        Path(space), overrides, trials=trials, timeout=timeout, name=name, out=place
-    )
+    limits: dict[str, Any] = {"trials": trials, "timeout": timeout, "budget": budget}
+    spec, directory = new_search(Path(space), overrides, **limits, name=name, out=place)
     if resume:
-        spec = resumed_search(
-            directory, overrides, asked=spec, trials=trials, timeout=timeout, say=echo
-        )
+        spec = resumed_search(directory, overrides, **limits, asked=spec, say=echo)
     request = Request(spec, directory, resume, gpus, tracking_uri, address, _command())
     _run(lambda: run_search(request, then_confirm=confirm), directory)
     return Search(directory)

@@ -6,6 +6,8 @@ from optuna.trial import TrialState
 
 from okddip_search.confirm.run import ConfirmOptions, confirm, require_possible
 from okddip_search.driver.bridge import StudyBridge
+from okddip_search.driver.budget import Budget, process_began_s
+from okddip_search.driver.prepare import budget_of
 from okddip_search.driver.progress import SearchConsole
 from okddip_search.driver.request import Request
 from okddip_search.driver.session import Session, open_session
@@ -15,7 +17,7 @@ from okddip_search.errors import UserError
 from okddip_search.export import BestKeeper, keep_best
 from okddip_search.layout import BEST, JOURNAL, LEADER, require_search
 from okddip_search.report.page import try_report
-from okddip_search.study.events import TrialEnd
+from okddip_search.study.events import Listener, TrialEnd
 from okddip_search.study.sessions import Status
 from okddip_search.study.study import open_study, require_same_images
 from okddip_search.study.trials import IDENTITY, SHARE, best_end, trials_in
@@ -40,13 +42,17 @@ def run_search(request: Request, *, then_confirm: bool) -> int:
     resume_command = f"okddip-search --resume --out {shlex.quote(str(request.directory))}"
     with open_session(request, resume_command) as session:
         then_confirm = then_confirm and session.spec.confirm is not None
-        code = _search(session, then_confirm)
+        changes = {} if then_confirm else {"confirm": None}
+        spec = session.spec.model_copy(update=changes)
+        allocation = session.allocation
+        budget = budget_of(spec, allocation.gpus, allocation.slots, process_began_s())
+        code = _search(session, then_confirm, budget)
         if code == 0 and then_confirm:
-            code = confirm(session)
+            code = confirm(session, budget)
         return code
 
 
-def _search(session: Session, then_confirm: bool) -> int:
+def _search(session: Session, then_confirm: bool, budget: Budget | None) -> int:
     spec = session.spec
     study = open_study(session.directory, spec)
     require_same_images(study, session.data.fingerprint)
@@ -59,15 +65,18 @@ def _search(session: Session, then_confirm: bool) -> int:
     screen = SearchConsole(
         session.terminal, spec.name, spec.study.trials, spec.max_epochs, finished, best_end(study)
     )
-    agenda = SearchAgenda(spec)
-    keeper = BestKeeper(session.directory, spec.objective.words)
+    keepers: list[Listener] = [BestKeeper(session.directory, spec.objective.words)]
+    if budget is not None:
+        budget.go_on_with(study)
+        keepers.append(budget)
+    agenda = SearchAgenda(spec, budget)
     bridge = session.run_study(
         study,
         agenda,
         session.directory,
         screen,
         session.tracker.stage(session.directory),
-        keeper=keeper,
+        keepers=keepers,
     )
     return _finish(session, bridge, then_confirm)
 

@@ -1,1 +1,1 @@
-"""Samplers, pruners and seeds: what chooses and gives up configurations."""
+"""What decides in a search: samplers, pruners, screening, and their seeds."""

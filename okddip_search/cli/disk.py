@@ -14,10 +14,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from okddip_search.driver.budget import most_runs
 from okddip_search.formatting import size_text
 from okddip_search.space.dimensions import CategoricalDimension
 from okddip_search.space.model import SearchSpec
-from okddip_search.space.settings import ConfirmSettings
+from okddip_search.space.settings import StudySettings
 from trainer.config.data import DataConfig
 from trainer.config.strict import ConfigError
 from trainer.config.train import TrainConfig
@@ -92,6 +93,7 @@ def estimate_disk(spec: SearchSpec, slots: int, *, own_store: bool) -> Disk | No
         "one replaces the other": slots * STATES_AT_ONCE * state,
         f"networks of the best {study.keep_leaders} trials, {size_text(leader)} each, and the "
         "winner's": (study.keep_leaders + _LEADERS_BESIDE) * leader,
+        **_paused(study, state),
         f"curves and records of {study.trials} trials": study.trials * record,
         "the report, and MLflow's copy of it": 2 * _PAGE + _STORE,
     }
@@ -99,7 +101,7 @@ def estimate_disk(spec: SearchSpec, slots: int, *, own_store: bool) -> Disk | No
         teaching = max(STATES_AT_ONCE * s + weights for s, weights in sizes[len(configs) :])
         parts["the teacher"] = teaching
     if spec.confirm is not None:
-        runs = most_runs(spec.confirm)
+        runs = most_runs(spec.confirm, spec.confirm.seeds)
         tuned = len(spec.confirm.methods) if spec.confirm.baselines == "tuned" else 0
         size = runs * (leader + record) + tuned * study.trials * record
         size += _PAGE  # while its report replaces the search's
@@ -109,10 +111,12 @@ def estimate_disk(spec: SearchSpec, slots: int, *, own_store: bool) -> Disk | No
     return Disk(parts)
 
 
-def most_runs(settings: ConfirmSettings) -> int:
-    """Return the maximum number of runs of a confirmation."""
-    longer = settings.single == "seconds" and "single" in settings.methods
-    return (settings.top + 1 + len(settings.methods) + longer) * settings.seeds
+def _paused(study: StudySettings, state: int) -> dict[str, int]:
+    """Count what trials keep that wait to be let go on."""
+    if study.searcher is None:
+        return {}
+    what = f"checkpoints of at most {study.trials} paused trials, 2 of {size_text(state)} each"
+    return {what: study.trials * 2 * state}
 
 
 def largest_configs(spec: SearchSpec) -> list[TrainConfig]:

@@ -4,9 +4,12 @@ from pathlib import Path
 
 import optuna
 
-from okddip_search.cli.disk import estimate_disk, most_runs
+from okddip_search.algorithms.pruners import first_prunable_step
+from okddip_search.algorithms.screen import rung_of
+from okddip_search.cli.disk import estimate_disk
 from okddip_search.cluster.resources import allocate, this_machine
 from okddip_search.driver.autotune import left_to_timing, load_speed
+from okddip_search.driver.budget import most_runs
 from okddip_search.formatting import duration, params_text
 from okddip_search.layout import BEST, DATA, JOURNAL, PAGE, SESSIONS, SPEC, SPEED
 from okddip_search.masking import masked
@@ -30,18 +33,15 @@ def explain_search(
     study = spec.study
     echo(spec.to_yaml())
     echo("# Budget")
-    echo(
-        f"{study.trials} finished trials of at most {spec.max_epochs} epochs "
-        f"({study.trials * spec.max_epochs:,} epochs if none is pruned)"
-    )
-    if study.timeout is not None:
+    echo(_budget(spec))
+    if study.timeout is not None and study.budget is None:
         echo(f"no trial starts after {duration(study.timeout)}")
     echo("\n# Resources")
     echo(allocation.words)
     echo(_timing(spec, directory))
     echo("\n# First trials")
     for number, params in enumerate(first_params(spec)):
-        source = "enqueued" if number < len(spec.enqueue) else study.sampler.type
+        source = "enqueued" if number < len(spec.enqueue) else study.proposer.type
         echo(f"trial {number} ({source}): {params_text(params)}")
     if spec.confirm is not None:
         echo("\n# Confirmation, after the search")
@@ -70,6 +70,28 @@ def explain_search(
     echo(f"MLflow: {masked(tracking_uri or store_uri(directory))}")
 
 
+def _budget(spec: SearchSpec) -> str:
+    if spec.study.budget is not None:
+        return (
+            f"{spec.study.budget.to_plain()} for everything; as many trials and seeds as fit. How "
+            "long an epoch takes is learned from the first ones; until then, and at most, half is "
+            "kept back for the confirmation"
+        )
+    trials, epochs = spec.study.trials, spec.max_epochs
+    if spec.study.searcher is None:
+        return (
+            f"{trials} finished trials of at most {epochs} epochs "
+            f"({trials * epochs:,} epochs if none is pruned)"
+        )
+    rung = rung_of(first_prunable_step(spec.example()), epochs)
+    on = max(1, round(trials * rung / (epochs - rung))) if rung < epochs else 0
+    return (
+        f"{trials} trials of {rung} epochs each; about as many epochs again let the most promising "
+        f"ones go on to epoch {epochs}: about {on} of them\n"
+        f"(about {trials * rung + on * (epochs - rung):,} epochs in all)"
+    )
+
+
 def _timing(spec: SearchSpec, directory: Path) -> str:
     known = load_speed(directory)
     if known is not None:
@@ -83,8 +105,8 @@ def _confirmation(settings: ConfirmSettings) -> str:
     return (
         f"the {settings.top} best configurations, the paper's setting and the baselines "
         f"{', '.join(settings.methods)}{tuned}\n"
-        f"with {settings.seeds} seeds each: at most {most_runs(settings)} runs; then the sealed "
-        "test set is opened once"
+        f"with {settings.seeds} seeds each: at most {most_runs(settings, settings.seeds)} runs; "
+        "then the sealed test set is opened once"
     )
 
 

@@ -7,6 +7,7 @@ import logging
 import os
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ import click
 
 from okddip_search.cluster.signals import STOPPED, quit_on_signals
 from okddip_search.driver.request import Request
-from okddip_search.driver.resolve import new_search, resumed_search
 from okddip_search.environment import protect_files
 from okddip_search.errors import UserError
 from okddip_search.export import FORMATS
@@ -23,6 +23,7 @@ from okddip_search.hints import to_see
 from okddip_search.masking import masked
 from okddip_search.space.load import bundled_spaces, load_space, summary_of
 from okddip_search.space.model import SearchSpec
+from okddip_search.space.resolve import new_search, resumed_search
 from okddip_search.terminal import echo
 from trainer.__main__ import main as train
 
@@ -41,6 +42,7 @@ DIRECTORY = click.Path(path_type=Path, file_okay=False)
 @click.option("--gpus", type=click.IntRange(0), help="GPUs to use; 0: CPU. [default: all visible]")
 @click.option("--gpus-per-trial", type=float, help="Below 1, several trials share a GPU.")
 @click.option("--trials", type=click.IntRange(1), help="Finished trials, instead of the space's.")
+@click.option("--budget", metavar="TIME", help="Everything is over after 8h, or 80 gpu-hours.")
 @click.option("--timeout", metavar="TIME", help="No trial starts after 8h, 90m, 30s.")
 @click.option("--name", help="Name of the search, instead of the space's.")
 @click.option("--out", type=DIRECTORY, help="Directory of the search. [default: runs/NAME]")
@@ -58,6 +60,7 @@ def cli(
     gpus: int | None,
     gpus_per_trial: float | None,
     trials: int | None,
+    budget: str | None,
     timeout: str | None,
     name: str | None,
     out: Path | None,
@@ -82,7 +85,8 @@ def cli(
         return
     if gpus_per_trial is not None:
         sets = (*sets, f"resources.gpus_per_trial={gpus_per_trial}")
-    spec, directory = _resolve(space, sets, trials, timeout, name, out, resume)
+    limits = {"trials": trials, "timeout": timeout, "budget": budget}
+    spec, directory = _resolve(space, sets, limits, name, out, resume)
     if explain:
         from okddip_search.cli.explain import explain_search
 
@@ -111,39 +115,21 @@ def _request(
 def _resolve(
     space: str | None,
     sets: tuple[str, ...],
-    trials: int | None,
-    timeout: str | None,
+    limits: Mapping[str, Any],
     name: str | None,
     out: Path | None,
     resume: bool,
 ) -> tuple[SearchSpec, Path]:
     """Return space and directory; a resumed search keeps the space that it started with."""
     if not resume:
-        return new_search(
-            space or "digits", sets, trials=trials, timeout=timeout, name=name, out=out
-        )
-    asked = None
-    if space:
-        asked = load_space(space, sets, trials=trials, timeout=timeout, name=name)
+        return new_search(space or "digits", sets, **limits, name=name, out=out)
+    asked = load_space(space, sets, **limits, name=name) if space else None
     directory = out or Path("runs") / (asked.name if asked else name or "digits")
-    return _resumed(directory, sets, asked, trials, timeout), directory
+    return resumed_search(directory, sets, **limits, asked=asked, say=_warn), directory
 
 
-def _resumed(
-    directory: Path,
-    sets: tuple[str, ...],
-    asked: SearchSpec | None = None,
-    trials: int | None = None,
-    timeout: str | None = None,
-) -> SearchSpec:
-    return resumed_search(
-        directory,
-        sets,
-        asked=asked,
-        trials=trials,
-        timeout=timeout,
-        say=lambda line: echo(line, err=True),
-    )
+def _warn(line: str) -> None:
+    echo(line, err=True)
 
 
 @cli.command()
@@ -195,7 +181,7 @@ def confirm(
                 f"--set {text}: a confirmation keeps the settings of its search",
                 "Only data. (where the images lie) and resources. can be set; see --help.",
             )
-    spec = _resumed(directory, sets)
+    spec = resumed_search(directory, sets, say=_warn)
     asked = {"seeds": seeds, "top": top, "baselines": baselines or rivals, "single": single}
     overrides: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
     if methods is not None:

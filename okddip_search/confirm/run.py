@@ -37,6 +37,7 @@ from okddip_search.confirm.test_set import (
     test_leaders,
 )
 from okddip_search.confirm.tuning import tune_baselines, tuning_seconds
+from okddip_search.driver.budget import Budget
 from okddip_search.driver.progress import SearchConsole
 from okddip_search.driver.request import Request
 from okddip_search.driver.session import Session, open_session
@@ -102,10 +103,20 @@ def require_possible(spec: SearchSpec, directory: Path, options: ConfirmOptions)
         reopen_refused(directory / OPENINGS, options.open_test_again)
 
 
-def confirm(session: Session) -> int:
-    """Confirm a search that has just ended; the exit code is that of ``run_confirm``."""
-    session.switch.resume_command = _resume_command(session.request, ConfirmOptions())
-    return _Confirmation(session, ConfirmOptions()).run()
+def confirm(session: Session, budget: Budget | None = None) -> int:
+    """Confirm a search that has just ended, with as many seeds as its budget has room for.
+
+    Returns:
+        The exit code, as that of ``run_confirm``.
+    """
+    command = session.switch.resume_command = _resume_command(session.request, ConfirmOptions())
+    begun = Plan.load(session.directory / CONFIRM) is not None
+    if budget is None or begun:
+        return _Confirmation(session, ConfirmOptions()).run()
+    if not budget.seeds:
+        session.say(f"The budget has no room for a confirmation. Start it with:  {command}")
+        return 0
+    return _Confirmation(session, ConfirmOptions({"seeds": budget.seeds})).run()
 
 
 def _resume_command(request: Request, options: ConfirmOptions) -> str:
@@ -233,7 +244,7 @@ class _Confirmation(Listener):
         epochs = max(int(config["epochs"]) for config in configs.values())
         screen = SearchConsole(session.terminal, CONFIRM, total, epochs, total - to_go, noun="run")
         bridge = session.run_study(
-            self.study, agenda, self.directory, screen, self.stage, keeper=self
+            self.study, agenda, self.directory, screen, self.stage, keepers=[self]
         )
         if bridge.abort_reason:
             raise UserError(

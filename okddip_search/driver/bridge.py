@@ -15,13 +15,26 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from okddip_search.algorithms.proposed import Proposed
 from okddip_search.algorithms.pruners import PRUNE_FROM, first_prunable_step
+from okddip_search.algorithms.screen import Begin, Decision, GoOn
+from okddip_search.algorithms.surrogate import Proposal
 from okddip_search.cluster.resources import Concurrency
+from okddip_search.driver.deliberation import Deliberation
 from okddip_search.driver.retries import DISK_PAUSE_S, WORKER_DEATHS_FORGIVEN, Cause, Failures
 from okddip_search.driver.work import Agenda
 from okddip_search.space.settings import ObjectiveSettings
 from okddip_search.study.events import Listener, Listeners, TrialEnd
-from okddip_search.study.trials import DIED, OUT_OF_MEMORY, REASON, best_end, end_of, trials_in
+from okddip_search.study.trials import (
+    DIED,
+    OUT_OF_MEMORY,
+    PAUSES_AFTER,
+    REASON,
+    WENT_ON,
+    best_end,
+    end_of,
+    trials_in,
+)
 from trainer.config.train import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -42,6 +55,7 @@ class OpenTrial:
         share: Number of concurrent trials when it was started.
         curve: The raw metric by epoch, as far as the worker has reported it.
         heard_at_s: Time of its worker's last report, on the monotonic clock.
+        pauses_after: Epochs after which it waits to be let go on; None: it runs to its end.
     """
 
     trial: Trial
@@ -49,6 +63,7 @@ class OpenTrial:
     share: Concurrency
     curve: dict[int, float] = field(default_factory=dict)
     heard_at_s: float = field(default_factory=time.monotonic)
+    pauses_after: int | None = None
 
 
 class StudyBridge:
@@ -89,7 +104,13 @@ class StudyBridge:
         self._listeners = Listeners(listeners)
         self._say = say
         self._open: dict[int, OpenTrial] = {}
-        self._left_running = [trial.number for trial in trials_in(study, TrialState.RUNNING)]
+        self._deliberation = (
+            Deliberation(study, agenda, agenda.screening) if agenda.screening else None
+        )
+        self._left_running: list[int] = []
+        waiting = self.paused
+        running = [trial.number for trial in trials_in(study, TrialState.RUNNING)]
+        self._left_running = [number for number in running if number not in waiting]
         self._deaths: dict[int, list[str]] = {}
         self._failures = Failures(agenda.max_failures, share.slots)
         self._paused_until_s = 0.0
@@ -99,11 +120,39 @@ class StudyBridge:
 
     @property
     def exhausted(self) -> bool:
-        """Whether no further trial may start."""
+        """Whether no further trial may start or, where trials are screened, go on."""
+        if self._is_over or self._deliberation is None:
+            return self._is_over or self._is_spent
+        return self._deliberation.is_over(*self._situation)
+
+    @property
+    def _is_over(self) -> bool:
         late = self._deadline is not None and time.monotonic() > self._deadline
-        if late or self.interrupted or self.abort_reason:
-            return True
-        return self.agenda.is_spent(self.study, len(self._open) + len(self._left_running))
+        return late or self.interrupted or bool(self.abort_reason)
+
+    @property
+    def _is_spent(self) -> bool:
+        return self.agenda.is_spent(self.study, len(self._held) + len(self.paused))
+
+    @property
+    def _held(self) -> set[int]:
+        return {*self._open, *self._left_running}
+
+    @property
+    def _situation(self) -> tuple[int, set[int], bool]:
+        """What screening decides by: the next trial's number, who has a slot, and the budget."""
+        return self._next_number(), self._held, not self._is_spent
+
+    @property
+    def paused(self) -> list[int]:
+        """Numbers of the trials that wait at their rungs."""
+        return self._deliberation.paused(self._held) if self._deliberation else []
+
+    @property
+    def is_deciding(self) -> bool:
+        """Whether a free slot waits for a decision that is being made."""
+        deliberation = self._deliberation
+        return bool(deliberation and deliberation.is_going_on(*self._situation))
 
     def next_trial(self) -> OpenTrial | None:
         """Return the next trial to start, or None while there is no free slot or nothing to do."""
@@ -111,9 +160,20 @@ class StudyBridge:
             return None
         if self._left_running and not self.interrupted:
             return self._start(self._left_running.pop(0), adopted=True)
-        if self.exhausted:
+        if self._is_over:
             return None
-        return self._start(self._next_number(), adopted=False)
+        if self._deliberation is not None:
+            return self._screened(self._deliberation.take_up(*self._situation))
+        return None if self._is_spent else self._start(self._next_number(), adopted=False)
+
+    def _screened(self, decision: Decision) -> OpenTrial | None:
+        if isinstance(decision, GoOn):
+            entry = self._start(decision.number, adopted=True)
+            entry.trial.set_user_attr(WENT_ON, decision.expected())
+            return entry
+        if isinstance(decision, Begin):
+            return self._start(self._next_number(), adopted=False, proposal=decision.proposal)
+        return None
 
     @property
     def done(self) -> bool:
@@ -128,13 +188,21 @@ class StudyBridge:
         """Return a trial that is running; None if it is not."""
         return self._open.get(number)
 
-    def _start(self, number: int, *, adopted: bool) -> OpenTrial:
-        self.study.sampler = self.agenda.sampler(number)
+    def _start(self, number: int, *, adopted: bool, proposal: Proposal | None = None) -> OpenTrial:
+        sampler = self.agenda.sampler(number)
+        deliberation = self._deliberation
+        if deliberation and adopted and PRUNE_FROM not in self._frozen(number).user_attrs:
+            # A driver died between the trial's beginning and its parameters.
+            proposal = deliberation.proposal(number, self._held)
+        self.study.sampler = Proposed(proposal, sampler) if proposal else sampler
         trial = Trial(self.study, self._frozen(number)._trial_id) if adopted else self.study.ask()
         config = self.agenda.config(trial)
         if PRUNE_FROM not in trial.user_attrs:
             trial.set_user_attr(PRUNE_FROM, first_prunable_step(config))
-        self._open[trial.number] = OpenTrial(trial, config, self.share)
+        rung = deliberation.rung_ahead(trial.number) if deliberation else None
+        if rung is not None and PAUSES_AFTER not in trial.user_attrs:
+            trial.set_user_attr(PAUSES_AFTER, rung)
+        self._open[trial.number] = OpenTrial(trial, config, self.share, pauses_after=rung)
         self._listeners.trial_started(trial.number, self.agenda.params(trial), adopted)
         return self._open[trial.number]
 
@@ -163,11 +231,34 @@ class StudyBridge:
                 self._failures.epoch_reported()
             # Known epochs as well: an earlier driver may have died before its listeners had them.
             self._listeners.epoch_reported(number, step, report)
+            if step + 1 == entry.pauses_after:
+                self._pause_trial(number)
+                return True
             last_step = entry.config.epochs - 1
+            if step < last_step and self.agenda.is_overdrawn():
+                self._close(number, TrialState.PRUNED)
+                return True
             if step >= max(known, default=0) and step < last_step and entry.trial.should_prune():
                 self._close(number, TrialState.PRUNED)
                 return True
         return False
+
+    def _pause_trial(self, number: int) -> None:
+        """Give its slot away; it stays RUNNING in the study, with its values and its checkpoint."""
+        del self._open[number]
+        self._listeners.trial_paused(number)
+
+    def close_paused(self) -> None:
+        """Close the trials that wait at their rungs as pruned, if the search has come to its end.
+
+        Where it was interrupted or given up, they wait for a later driver.
+        """
+        if self.interrupted or self.abort_reason:
+            return
+        for number in self.paused:
+            trial = Trial(self.study, self._frozen(number)._trial_id)
+            frozen = self.study.tell(trial, state=TrialState.PRUNED)
+            self._listeners.trial_ended(end_of(frozen), self.best())
 
     def complete(self, number: int, reports: Sequence[Mapping[str, Any]]) -> None:
         """Close a trial whose worker has finished; nothing happens if it is closed already."""
@@ -268,3 +359,11 @@ def reduced(curve: Sequence[float], objective: ObjectiveSettings) -> float:
         return max(curve)
     tail = curve[-3:] if objective.reduce == "mean_last_3" else curve[-1:]
     return sum(tail) / len(tail)
+
+
+class NotPickled:
+    """Keeps the bridge out of Tune's pickled snapshots; a resumed search reads the study."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return an empty state."""
+        return {}

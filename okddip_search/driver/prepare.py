@@ -13,6 +13,7 @@ from okddip_search.cluster.remote import call_in_worker
 from okddip_search.cluster.resources import Allocation, Node, allocate
 from okddip_search.cluster.signals import StopSwitch
 from okddip_search.driver.autotune import Speed, find_speed
+from okddip_search.driver.budget import Budget
 from okddip_search.driver.request import Request
 from okddip_search.errors import UserError
 from okddip_search.space.model import SearchSpec
@@ -85,3 +86,18 @@ def _as_run(spec: SearchSpec, allocation: Allocation) -> SearchSpec:
     here["device"] = "cuda" if allocation.gpus_per_trial > 0 else "cpu"
     machine = {k: v for k, v in here.items() if k not in spec.trainer}
     return spec.model_copy(update={"machine": {**spec.machine, **machine}})
+
+
+def budget_of(spec: SearchSpec, gpus: float, slots: int, began_s: float) -> Budget | None:
+    """Return the time budget of a space, or None if it has none.
+
+    Args:
+        spec: The space.
+        gpus: Number of GPUs, which share ``gpu-hours``.
+        slots: Concurrent trials.
+        began_s: Start of the budget on the monotonic clock.
+    """
+    if spec.study.budget is None:
+        return None
+    total_s = spec.study.budget.seconds(gpus)
+    return Budget(total_s, began_s + total_s, slots, spec.max_epochs, spec.confirm)

@@ -46,6 +46,7 @@ class SearchConsole(Listener):
         self._counts = {"complete": 0, "pruned": 0, "failed": 0}
         self._before = finished
         self._running: dict[int, tuple[Mapping[str, Any], Mapping[str, Any] | None]] = {}
+        self._paused: dict[int, tuple[Mapping[str, Any], Mapping[str, Any] | None]] = {}
         self._best = best
         self._started = time.monotonic()
         self._live = Live(
@@ -83,7 +84,9 @@ class SearchConsole(Listener):
     def trial_started(self, number: int, params: Mapping[str, Any], resumed: bool) -> None:
         """Show the trial as running."""
         self._running[number] = (params, None)
-        if resumed:
+        if self._paused.pop(number, None):
+            self.say(f"{self._noun} {number} goes on to its end")
+        elif resumed:
             self.say(f"{self._noun} {number} resumes from its checkpoint")
 
     def epoch_reported(self, number: int, step: int, report: Mapping[str, Any]) -> None:
@@ -91,9 +94,18 @@ class SearchConsole(Listener):
         params, _ = self._running[number]
         self._running[number] = (params, report)
 
+    def trial_paused(self, number: int) -> None:
+        """Count it as paused, and print a line where there is no live table."""
+        params, report = self._paused[number] = self._running.pop(number)
+        if report is not None and not self._console.is_terminal:
+            accuracy = percent(report["leader_accuracy"])
+            line = f"{self._noun} {number:>3}  paused    {accuracy:>8}"
+            self.say(f"{line}  {report['epoch'] + 1:>3} epochs  {params_text(params)}")
+
     def trial_ended(self, end: TrialEnd, best: TrialEnd | None) -> None:
         """Count it, and print a line where there is no live table."""
-        params, _ = self._running.pop(end.number)
+        was_paused = self._paused.pop(end.number, None)
+        params, _ = was_paused or self._running.pop(end.number)
         self._counts[end.state] += 1
         self._best = best
         if self._console.is_terminal and end.state != "failed":
@@ -113,11 +125,12 @@ class SearchConsole(Listener):
     def _headline(self) -> Text:
         counts = self._counts
         done = self._before + counts["complete"] + counts["pruned"]
+        paused = f"paused {len(self._paused)}, " if self._paused else ""
         best = f"{percent(self._best.value)} (trial {self._best.number})" if self._best else "–"
         elapsed_s = time.monotonic() - self._started
         return Text(
             f"{self._title}: {done} of {self._trials} {self._noun}s  "
-            f"(here: complete {counts['complete']}, pruned {counts['pruned']}, "
+            f"(here: complete {counts['complete']}, {paused}pruned {counts['pruned']}, "
             f"failed {counts['failed']})  best {best}  "
             f"elapsed {duration(elapsed_s)}  left {self._time_left(done, elapsed_s)}",
             style="bold",
@@ -127,7 +140,7 @@ class SearchConsole(Listener):
         here = done - self._before
         if not here:
             return "–"
-        left = max(0, self._trials - done)
+        left = max(0, self._trials - done - len(self._paused))
         return f"about {duration(elapsed_s / here * left)}"
 
     def _table(self) -> Table:

@@ -9,7 +9,7 @@ import os
 import platform
 import shlex
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import metadata
@@ -101,7 +101,7 @@ class Session:
         screen: SearchConsole,
         tracked: Stage | None,
         data: DevelopmentData | None = None,
-        keeper: Listener | None = None,
+        keepers: Sequence[Listener] = (),
     ) -> StudyBridge:
         """Run a study until its agenda is exhausted or the user stops it.
 
@@ -112,16 +112,17 @@ class Session:
             screen: Shows progress on the terminal.
             tracked: Sends events to MLflow; None: no tracking.
             data: Images to use instead of the session's.
-            keeper: Receives every event before the other listeners.
+            keepers: Receive every event before the other listeners.
         """
         retention = Retention(home / TRIALS, agenda.keep_leaders)
-        watching = (keeper, retention, tracked, screen)
+        watching = (*keepers, retention, tracked, screen)
         listeners = [listener for listener in watching if listener is not None]
         bridge = StudyBridge(study, agenda, self.allocation.share, listeners, self.say)
         retention.sweep(ends_in(study))  # files of an earlier driver
         with self.switch.stops(bridge), screen:
             if not bridge.done:
                 self._tune(bridge, home, data or self.data)
+                bridge.close_paused()
                 retention.sweep(ends_in(study), LETTING_GO_S)
         drop_teachers(self.directory / TEACHERS)
         return bridge
@@ -172,7 +173,7 @@ class Session:
 
     def _watchdog(self, bridge: StudyBridge, scheduler: StudyScheduler) -> Watchdog:
         cpus = self.allocation.cpus_per_trial
-        return Watchdog(bridge, scheduler, self.spec.resources, cpus, self.say)
+        return Watchdog(bridge, scheduler.kill, self.spec.resources, cpus, self.say)
 
     def in_worker(self, function: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         """Call a function in a worker with a trial's resources (``call_in_worker``)."""
@@ -199,7 +200,7 @@ class Session:
         params = {
             "data": spec.data.name,
             "trials": spec.study.trials,
-            "sampler": spec.study.sampler.type,
+            "sampler": spec.study.proposer.type,
             "pruner": spec.study.pruner.type,
             "study_seed": spec.study.seed,
             "objective": f"{spec.objective.metric} ({spec.objective.reduce})",

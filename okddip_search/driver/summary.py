@@ -47,6 +47,7 @@ def print_result(
     console.print(
         f"{counts[TrialState.COMPLETE]} complete, {counts[TrialState.PRUNED]} pruned, "
         f"{counts[TrialState.FAIL]} failed"
+        + (f", {len(bridge.paused)} paused" if bridge.paused else "")
     )
     for trial in trials_in(study, TrialState.FAIL):
         console.print(f"trial {trial.number} failed: {trial.user_attrs.get(REASON, '')}")

@@ -29,7 +29,8 @@ class OKDDipTrial(Trainable):  # type: ignore[misc]
         """Store the arguments.
 
         Args:
-            config: ``number`` of the trial and ``trainer``, its ``TrainConfig`` as a dict.
+            config: ``number`` of the trial; ``trainer``, its ``TrainConfig`` as a dict; and
+                ``pauses_after``, the epochs after which it is let go of (None: at its end).
             arrays: ``DevelopmentData.to_arrays()``, shared by the node's workers, not copied.
             trials_dir: Each trial has a directory in it, named by its number.
             teachers_dir: Where the teachers of ``kd`` are kept, shared by all phases of a search.
@@ -60,7 +61,10 @@ class OKDDipTrial(Trainable):  # type: ignore[misc]
                 self._run = self._open()
                 if self._run.trainer.history:
                     return self._result(self._run.trainer.history)
-            return self._result([self._run.step()])
+            result = self._result([self._run.step()])
+            if self._run.trainer.epoch == self._assignment.get("pauses_after"):
+                self.cleanup()  # another worker may be the one that goes on
+            return result
         except Exception as error:
             cause = machine_at_fault(error)
             if cause == "died":

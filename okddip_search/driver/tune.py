@@ -15,17 +15,9 @@ from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
 from okddip_search.cluster.ray_private import LOW_MEMORY, actor_of
-from okddip_search.driver.bridge import StudyBridge
+from okddip_search.driver.bridge import NotPickled, StudyBridge
 
 logger = logging.getLogger(__name__)
-
-
-class NotPickled:
-    """Keeps the bridge out of Tune's pickled snapshots; a resumed search reads the study."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Return an empty state."""
-        return {}
 
 
 class StudySearcher(NotPickled, Searcher):  # type: ignore[misc]
@@ -46,6 +38,7 @@ class StudySearcher(NotPickled, Searcher):  # type: ignore[misc]
             "number": entry.trial.number,
             "trainer": entry.config.to_dict(),
             "gpus": entry.share.gpus_per_trial,
+            "pauses_after": entry.pauses_after,
         }
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:

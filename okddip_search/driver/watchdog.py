@@ -11,8 +11,7 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial as TuneTrial
 
 from okddip_search.cluster.waiting import PendingResources
-from okddip_search.driver.bridge import OpenTrial, StudyBridge
-from okddip_search.driver.tune import NotPickled, StudyScheduler
+from okddip_search.driver.bridge import NotPickled, OpenTrial, StudyBridge
 from okddip_search.space.settings import ResourceSettings
 
 logger = logging.getLogger(__name__)
@@ -32,7 +31,7 @@ class Watchdog(NotPickled, Callback):  # type: ignore[misc]
 
     Args:
         bridge: Its trials are watched.
-        scheduler: Gives access to their workers.
+        kill: Kills the worker of a trial, for a reason.
         settings: ``stall_timeout``.
         cpus_per_trial: Cores of each trial.
         say: Prints a line for the user.
@@ -41,13 +40,13 @@ class Watchdog(NotPickled, Callback):  # type: ignore[misc]
     def __init__(
         self,
         bridge: StudyBridge,
-        scheduler: StudyScheduler,
+        kill: Callable[[TuneTrial, str], None],
         settings: ResourceSettings,
         cpus_per_trial: float,
         say: Callable[[str], None],
     ) -> None:
         self._bridge = bridge
-        self._scheduler = scheduler
+        self._kill = kill
         self._stall_timeout = settings.stall_timeout
         self._cpus = cpus_per_trial
         self._say = say
@@ -90,7 +89,7 @@ class Watchdog(NotPickled, Callback):  # type: ignore[misc]
                     f"Trial {entry.trial.number} hangs: no epoch for {waited_s:.0f} s "
                     "(resources.stall_timeout); its worker is killed and the trial is resumed"
                 )
-                self._scheduler.kill(trial, f"it hung: no epoch for {waited_s:.0f} s")
+                self._kill(trial, f"it hung: no epoch for {waited_s:.0f} s")
 
     def _limit_s(self, entry: OpenTrial) -> float:
         """Return the limit of an epoch; a worker's first one includes training the teacher."""

@@ -12,9 +12,15 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import BaseTrial, TrialState
 
+from okddip_search.algorithms.screen import Screening
+from okddip_search.algorithms.seeds import sampler_seed
+from okddip_search.driver.budget import Budget
 from okddip_search.space.model import SearchSpec
 from okddip_search.space.settings import ObjectiveSettings
 from trainer.config.train import TrainConfig
+
+NOISY_EPOCHS = 3
+"""So many last epochs judge a trial that is on its way, where its value is that of one epoch."""
 
 
 class Agenda(Protocol):
@@ -26,6 +32,7 @@ class Agenda(Protocol):
         max_failures: Failed trials in a row that end the study.
         has_best: Whether the trials compete, so that one of them is the best.
         keep_leaders: Number of best trials that keep their network on disk; None: all.
+        screening: How trials are paused and let go on; None: each runs on until it ends.
     """
 
     @property
@@ -48,6 +55,16 @@ class Agenda(Protocol):
     def keep_leaders(self) -> int | None:
         """See above."""
 
+    @property
+    def screening(self) -> Screening | None:
+        """See above."""
+
+    def epochs_left(self) -> float | None:
+        """Return how many epochs a slot can still train; None: no limit is known."""
+
+    def is_overdrawn(self) -> bool:
+        """Say whether trials that run are to be given up, as time is over."""
+
     def sampler(self, number: int) -> BaseSampler:
         """Return the sampler of a trial's parameters."""
 
@@ -66,6 +83,7 @@ class SearchAgenda:
     """The trials of a search, sampled until the budget of complete and pruned ones is spent."""
 
     spec: SearchSpec
+    budget: Budget | None = None
     has_best: bool = True
 
     @property
@@ -75,8 +93,8 @@ class SearchAgenda:
 
     @property
     def timeout_s(self) -> float | None:
-        """The space's."""
-        return self.spec.study.timeout
+        """The space's, where it has no budget of time."""
+        return self.spec.study.timeout if self.budget is None else None
 
     @property
     def max_failures(self) -> int:
@@ -88,11 +106,31 @@ class SearchAgenda:
         """The space's."""
         return self.spec.study.keep_leaders
 
+    @property
+    def screening(self) -> Screening | None:
+        """The space's."""
+        searcher = self.spec.study.searcher
+        if searcher is None:
+            return None
+        window = NOISY_EPOCHS if self.objective.reduce == "last" else 1
+        return Screening(self.spec.max_epochs, searcher.sampler, self.spec.study.seed, window)
+
+    def epochs_left(self) -> float | None:
+        """Return what the budget has room for; None where it is counted in trials."""
+        return self.budget.epochs_left if self.budget else None
+
+    def is_overdrawn(self) -> bool:
+        """Say whether the budget is used up; trials that run are given up then."""
+        return self.budget is not None and self.budget.is_overdrawn
+
     def sampler(self, number: int) -> BaseSampler:
         """Return a new sampler for every trial, seeded by its number.
 
         A resumed search then suggests the same trials as an uninterrupted one.
         """
+        if self.screening is not None and self.screening.has_model:
+            # It proposes by itself; only what it leaves open is drawn.
+            return RandomSampler(seed=sampler_seed(self.spec.study.seed, number))
         return self.spec.make_sampler(number)
 
     def config(self, trial: BaseTrial) -> TrainConfig:
@@ -104,7 +142,13 @@ class SearchAgenda:
         return trial.params
 
     def is_spent(self, study: Study, pending: int) -> bool:
-        """Compare complete and pruned trials with the budget; failed ones do not count."""
+        """Compare complete and pruned trials with the budget; failed ones do not count.
+
+        With a budget of time: return whether no whole run fits any more.
+        """
+        if self.budget is not None:
+            left = self.budget.epochs_left
+            return left is not None and left < self.spec.max_epochs
         ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
         return len(ended) + pending >= self.spec.study.trials
 
@@ -130,6 +174,15 @@ class FixedAgenda:
     timeout_s: float | None = None
     has_best: bool = False
     keep_leaders: int | None = None
+    screening: Screening | None = None
+
+    def epochs_left(self) -> float | None:
+        """Return None: every run is to be run."""
+        return None
+
+    def is_overdrawn(self) -> bool:
+        """Say no: every run is to be run."""
+        return False
 
     def sampler(self, number: int) -> BaseSampler:
         """Return a sampler that will not be used."""

@@ -27,10 +27,12 @@ from okddip_search.report.sources import Sources
 from okddip_search.study.trials import (
     FINGERPRINT,
     PAPER_KEY,
+    PAUSES_AFTER,
     REASON,
-    STATES,
+    WENT_ON,
     best_trial,
     paper_trial,
+    state_of,
 )
 from trainer.config.train import TrainConfig
 from trainer.io.text import visible
@@ -40,9 +42,7 @@ ATTENTION_FRAMES = 8
 TOP_TRIALS = 5
 """Least number of best trials that PED-ANOVA contrasts with all, as its authors advise."""
 
-_BEGUN: Mapping[TrialState, str] = {
-    state: name for state, name in STATES.items() if state is not TrialState.WAITING
-}
+_STATES = ("complete", "pruned", "failed", "running", "paused")
 _CURVES = {
     "leader": "leader_accuracy",
     "peers": "mean_peer_accuracy",
@@ -56,7 +56,9 @@ _CURVES = {
 
 def collect(sources: Sources) -> dict[str, Any]:
     """Return the report's data, ready for JSON."""
-    trials = [_trial(sources, trial) for trial in sources.trials if trial.state in _BEGUN]
+    trials = [
+        _trial(sources, trial) for trial in sources.trials if trial.state != TrialState.WAITING
+    ]
     search = _search(sources, trials)
     best = _best(sources, trials)
     data = {
@@ -99,7 +101,7 @@ def _trial(sources: Sources, trial: FrozenTrial) -> dict[str, Any]:
     values = trial.intermediate_values
     return {
         "number": trial.number,
-        "state": _BEGUN[trial.state],
+        "state": state_of(trial),
         "value": trial.value if trial.state is TrialState.COMPLETE else None,
         "last_value": values[max(values)] if values else None,
         "epochs": len(values),
@@ -107,6 +109,8 @@ def _trial(sources: Sources, trial: FrozenTrial) -> dict[str, Any]:
         "enqueued": bool(trial.user_attrs.get(PAPER_KEY)),
         "reason": trial.user_attrs.get(REASON, ""),
         "prune_from": trial.user_attrs.get(PRUNE_FROM),
+        "pauses_after": trial.user_attrs.get(PAUSES_AFTER),
+        "went_on": trial.user_attrs.get(WENT_ON),
         "seconds": sum(report["seconds"] for report in history) if history else None,
         "started": _iso(trial.datetime_start),
         "ended": _iso(trial.datetime_complete),
@@ -130,7 +134,7 @@ def _iso(moment: dt.datetime | None) -> str | None:
 def _search(sources: Sources, trials: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     spec = sources.spec
     seconds = [trial["seconds"] for trial in trials if trial["seconds"] is not None]
-    counts = {state: sum(t["state"] == state for t in trials) for state in _BEGUN.values()}
+    counts = {state: sum(t["state"] == state for t in trials) for state in _STATES}
     return {
         "name": spec.name,
         "state": _state(sources, counts["complete"] + counts["pruned"]),
@@ -141,7 +145,8 @@ def _search(sources: Sources, trials: Sequence[Mapping[str, Any]]) -> dict[str, 
         "data": spec.data.model_dump(mode="json"),
         "fixed": {name: _fixed(sources, name) for name in ("model", "width", "method")},
         "max_epochs": spec.max_epochs,
-        "sampler": spec.study.sampler.type,
+        "sampler": spec.study.proposer.type,
+        "searcher": spec.study.searcher.type if spec.study.searcher else None,
         "pruner": spec.study.pruner.type,
         "wait_for_ramp_up": spec.study.wait_for_ramp_up,
         "ramp_weight_needed": RAMP_WEIGHT,

@@ -45,6 +45,7 @@ def load_space(
     *,
     trials: int | None = None,
     timeout: str | None = None,
+    budget: str | None = None,
     name: str | None = None,
 ) -> SearchSpec:
     """Read and check a space.
@@ -55,12 +56,13 @@ def load_space(
         overrides: ``key=value`` with dotted keys (``trainer.epochs=5``), applied before the checks.
         trials: Replaces ``study.trials``.
         timeout: Replaces ``study.timeout``.
+        budget: Replaces ``study.budget``.
         name: Replaces ``name``.
 
     Raises:
         UserError: With every problem found, each with its line or its option.
     """
-    options = {"study.trials": trials, "study.timeout": timeout, "name": name}
+    options = {**_limits(trials, timeout, budget), "name": name}
     return _load(_find(source), overrides, options, is_saved=False)
 
 
@@ -70,6 +72,7 @@ def load_saved(
     *,
     trials: int | None = None,
     timeout: str | None = None,
+    budget: str | None = None,
 ) -> SearchSpec:
     """Read the space of a search from its directory.
 
@@ -78,12 +81,17 @@ def load_saved(
         overrides: As for ``load_space``.
         trials: Replaces ``study.trials``.
         timeout: Replaces ``study.timeout``.
+        budget: Replaces ``study.budget``.
 
     Raises:
         UserError: As ``load_space`` does.
     """
-    options = {"study.trials": trials, "study.timeout": timeout}
+    options = _limits(trials, timeout, budget)
     return _load(directory / SPEC, overrides, options, is_saved=True)
+
+
+def _limits(trials: int | None, timeout: str | None, budget: str | None) -> dict[str, Any]:
+    return {"study.trials": trials, "study.timeout": timeout, "study.budget": budget}
 
 
 def _load(
@@ -142,8 +150,8 @@ def _expand_shorthand(document: Document, path: KeyPath) -> None:
     ``pruner: median`` stands for ``{type: median}``; and as arguments belong to a type, a new type
     starts without any.
     """
-    for parent, key in ((("objective",), "metric"), (("study", "sampler"), "type"),
-                        (("study", "pruner"), "type")):  # fmt: skip
+    choices = [(("study", name), "type") for name in ("sampler", "pruner", "searcher")]
+    for parent, key in [(("objective",), "metric"), *choices]:
         if path[:-1] != parent:
             continue
         *outer, last = parent

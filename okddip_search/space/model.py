@@ -195,7 +195,7 @@ class SearchSpec(StrictModel):
             ValueError: Arguments that Optuna refuses, or a space that has no grid.
         """
         return make_sampler(
-            self.study.sampler,
+            self.study.proposer,
             self.study.seed,
             trial_number,
             has_conditions=self.has_conditions,

@@ -8,6 +8,7 @@ from pydantic import (
     WithJsonSchema,
     field_serializer,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -77,6 +78,53 @@ class ObjectiveSettings(StrictModel):
         }[self.reduce]
 
 
+class BudgetSettings(StrictModel):
+    """Time for everything: of the wall clock, or of all GPUs together."""
+
+    clock_s: float | None = None
+    gpu_s: float | None = None
+
+    @classmethod
+    def parse(cls, value: Any) -> Self:
+        """Read ``8h`` or ``80 gpu-hours``.
+
+        Raises:
+            ValueError: Another spelling.
+        """
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*gpu-hours?", str(value).strip())
+        if found:
+            return cls(gpu_s=parse_duration(f"{found[1]}h"))
+        try:
+            return cls(clock_s=parse_duration(value))
+        except ValueError as error:
+            raise ValueError(f"{error}, or 80 gpu-hours") from None
+
+    def seconds(self, gpus: float) -> float:
+        """Return the wall-clock time on so many GPUs; without one, the CPU counts as one."""
+        return self.clock_s if self.clock_s is not None else (self.gpu_s or 0.0) / max(gpus, 1.0)
+
+    @model_serializer
+    def to_plain(self) -> str:
+        """Return the YAML form."""
+        if self.clock_s is not None:
+            return format_duration(self.clock_s)
+        return f"{(self.gpu_s or 0.0) / _UNIT_S['h']:g} gpu-hours"
+
+
+class SearcherSettings(StrictModel):
+    """Screening: every trial runs to its first judged epoch and waits; the promising go on."""
+
+    type: Literal["screen"] = "screen"
+    sampler: Annotated[Choice, WithJsonSchema(choice_schema(SAMPLERS))] = Field(
+        Choice(type="gp"), description="how configurations are chosen, instead of study.sampler"
+    )
+
+    @field_validator("sampler", mode="before")
+    @classmethod
+    def _known_sampler(cls, value: Any) -> Choice:
+        return parse_choice(value, SAMPLERS)
+
+
 class StudySettings(StrictModel):
     """Budget, and how configurations are chosen and given up."""
 
@@ -84,8 +132,19 @@ class StudySettings(StrictModel):
         20, ge=1, le=1_000_000, description="finished trials (complete or pruned), enqueued too"
     )
     timeout: float | None = Field(None, description="seconds (8h, 90m, 30s); null: none")
+    budget: BudgetSettings | None = Field(
+        None,
+        description="time (8h, or 80 gpu-hours) by which search, confirmation and report are over; "
+        "it then says how many trials and seeds there are, and trials and timeout do not; null: "
+        "none",
+    )
     sampler: Annotated[Choice, WithJsonSchema(choice_schema(SAMPLERS))] = Field(
         Choice(type="tpe"), description="how configurations are chosen"
+    )
+    searcher: SearcherSettings | None = Field(
+        None,
+        description="screen: every trial runs to its first judged epoch and waits there, and the "
+        "most promising go on; null: each runs on until it ends or is given up",
     )
     pruner: Annotated[Choice, WithJsonSchema(choice_schema(PRUNERS))] = Field(
         Choice(type="median"), description="when a trial is given up"
@@ -100,6 +159,11 @@ class StudySettings(StrictModel):
     )
     seed: int = Field(0, ge=0, lt=2**63, description="of the sampler and of every trial")
 
+    @property
+    def proposer(self) -> Choice:
+        """The sampler at work: the searcher's own, where there is one."""
+        return self.searcher.sampler if self.searcher else self.sampler
+
     @field_validator("timeout", mode="before", json_schema_input_type=float | str | None)
     @classmethod
     def _in_seconds(cls, value: Any) -> float | None:
@@ -107,6 +171,24 @@ class StudySettings(StrictModel):
             return None if value is None else parse_duration(value)
         except ValueError as error:
             raise ConfigError([((), str(error))]) from None
+
+    @field_validator("budget", mode="before", json_schema_input_type=float | str | None)
+    @classmethod
+    def _in_time(cls, value: Any) -> Any:
+        try:
+            is_read = value is None or isinstance(value, BudgetSettings)
+            return value if is_read else BudgetSettings.parse(value)
+        except ValueError as error:
+            raise ConfigError([((), str(error))]) from None
+
+    @field_validator(
+        "searcher",
+        mode="before",
+        json_schema_input_type=Literal["screen"] | SearcherSettings | None,
+    )
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        return {"type": value} if isinstance(value, str) else value
 
     @field_validator("sampler", mode="before")
     @classmethod

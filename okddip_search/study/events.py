@@ -45,6 +45,9 @@ class Listener:
     def epoch_reported(self, number: int, step: int, report: Mapping[str, Any]) -> None:
         """One epoch of a trial was recorded; ``report`` is ``EpochReport.to_dict()``."""
 
+    def trial_paused(self, number: int) -> None:
+        """A trial waits at its rung: its slot is free, and it may be let go on later."""
+
     def trial_ended(self, end: TrialEnd, best: TrialEnd | None) -> None:
         """A trial was closed in the study; ``best`` is the best complete trial so far."""
 
@@ -62,6 +65,10 @@ class Listeners(Listener):
     def epoch_reported(self, number: int, step: int, report: Mapping[str, Any]) -> None:
         """Pass it on."""
         self._each(lambda one: one.epoch_reported(number, step, report))
+
+    def trial_paused(self, number: int) -> None:
+        """Pass it on."""
+        self._each(lambda one: one.trial_paused(number))
 
     def trial_ended(self, end: TrialEnd, best: TrialEnd | None) -> None:
         """Pass it on."""

@@ -22,6 +22,11 @@ OUT_OF_MEMORY = "out of memory"
 PAPER_KEY = "okddip:enqueued"
 """User attribute of a trial that the space file asked for; the paper's own setting comes first."""
 
+PAUSES_AFTER = "okddip:pauses_after"
+"""User attribute of a trial that is screened: epochs after which it waits to be let go on."""
+WENT_ON = "okddip:went_on"
+"""User attribute of a trial that was let go on: what was expected of it then."""
+
 
 def runs_with(study: optuna.Study, attributes: Mapping[str, Any]) -> list[FrozenTrial]:
     """Return the runs that have these user attributes; the last one counts."""
@@ -68,6 +73,18 @@ STATES: Mapping[TrialState, str] = {
     TrialState.WAITING: "waiting",
 }
 """Names of all states, in messages and files."""
+
+
+def state_of(trial: FrozenTrial) -> str:
+    """Return complete, pruned, failed, paused or running, as people are told.
+
+    A trial that waits to be let go on is RUNNING in the study.
+    """
+    if trial.state is not TrialState.RUNNING:
+        return STATES[trial.state]
+    rung = trial.user_attrs.get(PAUSES_AFTER)
+    waits = rung == len(trial.intermediate_values) and WENT_ON not in trial.user_attrs
+    return "paused" if waits else "running"
 
 
 def ends_in(study: optuna.Study) -> list[TrialEnd]:

@@ -28,7 +28,7 @@ from okddip_search.study.reading import (
     study_folders,
 )
 from okddip_search.study.sessions import Session, new_search_id, read_sessions
-from okddip_search.study.trials import IDENTITY, best_trial, end_of
+from okddip_search.study.trials import IDENTITY, best_trial, end_of, state_of
 from okddip_search.tracking.desired import (
     PARENT,
     Desired,
@@ -148,6 +148,8 @@ class Reader:
             status, state = _STATUS[end.state], str(end.state)
             tags |= {"okddip.reason": end.reason} if end.reason else {}
             tags |= _objective(end.value)
+        elif state_of(trial) == "paused":
+            status, state = "SCHEDULED", "paused"
         else:
             status, state = ("RUNNING", "running") if times.is_open else ("KILLED", "interrupted")
         charts = [ACCURACY] if _test(study, trial) is None else [ACCURACY, _TEST]

@@ -51,6 +51,10 @@ class Stage(Listener):
         epochs.setdefault(step, epoch_of(report))  # one trained again stays as it was
         self._wake()
 
+    def trial_paused(self, number: int) -> None:
+        """See to it that the trial is shown to wait."""
+        self._wake()
+
     def trial_ended(self, end: TrialEnd, best: TrialEnd | None) -> None:
         """See to it that the trial's end is shown."""
         self._wake()

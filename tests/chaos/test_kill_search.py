@@ -11,9 +11,10 @@ ALONE = ("--set", "resources.max_concurrent=1")
 pytestmark = pytest.mark.timeout(3600)
 
 
-def test_a_search_killed_30_times_ends_as_the_unbroken_one(tmp_path, fault):
+@pytest.mark.parametrize("searcher", ["null", "screen"])
+def test_a_search_killed_30_times_ends_as_the_unbroken_one(tmp_path, fault, searcher):
     space = write_space(tmp_path, SPACE)
-    options = ("--no-confirm", "--space", space, *ALONE)
+    options = ("--no-confirm", "--space", space, *ALONE, "--set", f"study.searcher={searcher}")
     session_s = timed(*options, "--out", "straight", cwd=tmp_path)
     straight = look_at(tmp_path / "straight")
     assert_over(straight, budget=5)

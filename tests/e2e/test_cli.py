@@ -60,6 +60,19 @@ def test_explain_shows_the_space_the_budget_and_the_first_trials(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["tiny.yaml"]
 
 
+def test_explain_says_how_trials_are_screened(tmp_path):
+    screened = ("--set", "study.searcher=screen")
+    done = run("--space", write_space(tmp_path), "--explain", *screened, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for words in (
+        "8 trials of 3 epochs each",
+        "the most promising ones go on to epoch 8: about 5 of them",
+        "trial 1 (gp): lr=",
+        "at most 8 paused trials",
+    ):
+        assert words in done.stdout
+
+
 def test_bundled_spaces_are_listed_and_found_from_any_directory(tmp_path):
     listed = run("spaces", cwd=tmp_path)
     assert set(bundled_spaces()) == {line.split()[0] for line in listed.stdout.splitlines()}
@@ -86,6 +99,8 @@ def test_an_existing_file_wins_over_a_bundled_one(tmp_path):
         (["--space", "tiny.yaml", "--set", "trainer.epoch=3"], "did you mean 'epochs'"),
         (["--space", "tiny.yaml", "--set", "trainer.epochs=0"], "--set trainer.epochs"),
         (["--space", "tiny.yaml", "--timeout", "soon"], "--timeout"),
+        (["--space", "tiny.yaml", "--budget", "8 parsecs"], "--budget: '8 parsecs' is not"),
+        (["--space", "tiny.yaml", "--set", "study.searcher=scren"], "did you mean 'screen'"),
         (["--space", "tiny.yaml", "--set", "data.name=cifar10"], "data.root"),
         (["--space", "tiny.yaml", "--set", "trainer.device=cuda", "--gpus", "0"], "cuda"),
         (["--resume", "--out", "nowhere"], "holds no search"),

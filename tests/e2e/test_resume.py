@@ -14,6 +14,7 @@ from search_helpers import (
     read_study,
     run,
     start,
+    states,
     wait_until,
     write_space,
 )
@@ -75,6 +76,27 @@ def test_a_killed_one_at_a_time_search_ends_as_the_unbroken_one(tmp_path):
     done = run("--resume", "--out", "broken", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert recorded_curves(tmp_path / "broken") == recorded_curves(tmp_path / "straight")
+
+
+@pytest.mark.slow
+def test_a_screened_search_killed_three_times_ends_as_the_unbroken_one(tmp_path):
+    options = (
+        "--trials", 9, "--set", "resources.max_concurrent=1", "--set", "study.searcher=screen",
+        "--set", "study.pruner=none",
+    )  # fmt: skip
+    straight = run("--space", write_space(tmp_path), "--out", "straight", *options, cwd=tmp_path)
+    assert straight.returncode == 0, straight.stdout + straight.stderr
+    assert "goes on to its end" in straight.stdout
+
+    for session, enough in enumerate((9, 15, 30)):
+        arguments = ["--resume"] if session else ["--space", "tiny.yaml", *options]
+        broken = start(*arguments, "--out", "broken", cwd=tmp_path)
+        wait_until(lambda enough=enough: epochs_recorded(tmp_path / "broken") >= enough)
+        kill(broken)
+    done = run("--resume", "--out", "broken", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert recorded_curves(tmp_path / "broken") == recorded_curves(tmp_path / "straight")
+    assert set(states(tmp_path / "broken")) == {TrialState.COMPLETE, TrialState.PRUNED}
 
 
 def test_a_killed_worker_goes_on_from_its_checkpoint(tmp_path):

@@ -20,7 +20,7 @@ from optuna.trial import Trial, TrialState, create_trial
 
 from okddip_search.study.events import TrialEnd
 from okddip_search.study.storage import open_journal
-from okddip_search.study.trials import IDENTITY, REASON
+from okddip_search.study.trials import IDENTITY, PAUSES_AFTER, REASON
 from okddip_search.tracking.worker import Tracker
 from trainer.io.files import write_json
 
@@ -77,6 +77,13 @@ class Stage:
             Trial(self._study, frozen._trial_id).report(report["leader_accuracy"], step)
         self._history.setdefault(number, []).append(report)
         self._listener.epoch_reported(number, step, report)
+
+    def trial_paused(self, number: int) -> None:
+        """Let a trial wait after the epochs that it has."""
+        frozen = self._study.trials[number]
+        epochs = len(frozen.intermediate_values)
+        Trial(self._study, frozen._trial_id).set_user_attr(PAUSES_AFTER, epochs)
+        self._listener.trial_paused(number)
 
     def trial_ended(self, end: TrialEnd, best: TrialEnd | None = None) -> None:
         trial = Trial(self._study, self._study.trials[end.number]._trial_id)

@@ -1,7 +1,9 @@
 """The bridge over a real study: what is asked, recorded, pruned, closed and adopted."""
 
+import time
 from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 from optuna.trial import TrialState
 
@@ -15,7 +17,7 @@ from okddip_search.space.load import load_space
 from okddip_search.space.settings import ObjectiveSettings
 from okddip_search.study.storage import cut_torn_tail
 from okddip_search.study.study import open_fixed_study, open_study, require_same_images
-from okddip_search.study.trials import runs_with
+from okddip_search.study.trials import runs_with, state_of
 
 SPACE = """\
 name: bridge
@@ -33,6 +35,7 @@ class Witness:
 
     started: list = field(default_factory=list)
     epochs: list = field(default_factory=list)
+    paused: list = field(default_factory=list)
     ended: list = field(default_factory=list)
     said: list = field(default_factory=list)
 
@@ -41,6 +44,9 @@ class Witness:
 
     def epoch_reported(self, number, step, report):
         self.epochs.append((number, step))
+
+    def trial_paused(self, number):
+        self.paused.append(number)
 
     def trial_ended(self, end, best):
         self.ended.append((end, best))
@@ -411,3 +417,122 @@ def test_a_run_whose_training_failed_has_failed(tmp_path):
     bridge = fixed_bridge(tmp_path, RUNS[:1])
     bridge.fail(bridge.next_trial().trial.number, "loss is nan")
     assert fixed_bridge(tmp_path, RUNS[:1]).done
+
+
+# --- screening: trials wait at their rungs (here after 2 of 6 epochs), and some go on
+
+SCREENED = ("study.searcher=screen", "study.pruner=none", "trainer.ramp_epochs=1")
+RUNG = 2
+
+
+def next_of(bridge):
+    """Return the next trial once the bridge has decided; None where there is none."""
+    deadline = time.monotonic() + 60
+    while (entry := bridge.next_trial()) is None and bridge.is_deciding:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    return entry or (None if bridge.exhausted else bridge.next_trial())
+
+
+def train(bridge, entry, level):
+    """Train a trial until it pauses or ends; return whether it is at its end."""
+    number = entry.trial.number
+    for epoch in range(6):
+        value = level * (epoch + 1) / 6
+        if epoch == 5:
+            bridge.complete(number, reports([value], first=5))
+        elif bridge.report(number, reports([value], first=epoch)):
+            return False
+    return True
+
+
+def level_of(entry):
+    return 1 - abs(np.log10(entry.config.lr) + 1) / 4
+
+
+def search_on(bridge, trials):
+    """Train trials one after the other."""
+    for _ in range(trials):
+        if (entry := next_of(bridge)) is None:
+            return
+        train(bridge, entry, level_of(entry))
+
+
+def test_a_screened_trial_pauses_at_its_rung_and_gives_its_slot_away(make):
+    bridge, witness = make(sets=SCREENED)
+    paper = next_of(bridge)
+    assert train(bridge, paper, 0.5), "the paper's setting never waits"
+    waiting = next_of(bridge)
+    assert not train(bridge, waiting, 0.5)
+    trial = bridge.study.trials[1]
+    assert trial.state is TrialState.RUNNING
+    assert len(trial.intermediate_values) == RUNG
+    assert state_of(trial) == "paused", "as people are told"
+    assert witness.paused == bridge.paused == [1]
+    assert next_of(bridge).trial.number == 2
+
+
+def test_a_promoted_trial_is_adopted_and_goes_on_to_its_end(make):
+    bridge, witness = make(sets=(*SCREENED, "study.trials=6"))
+    search_on(bridge, 20)
+    trials = bridge.study.trials
+    promoted = [t for t in trials[1:] if t.state is TrialState.COMPLETE]
+    assert promoted and all((t.number, True) in witness.started for t in promoted)
+    assert all(set(t.user_attrs["okddip:went_on"]) == {"mean", "sd", "mark"} for t in promoted)
+    assert all(len(t.intermediate_values) == 6 for t in promoted)
+    assert len(trials) == 6 and bridge.done
+
+
+def test_when_the_search_is_over_paused_trials_are_closed_as_pruned(make):
+    bridge, witness = make(sets=(*SCREENED, "study.trials=6"))
+    search_on(bridge, 20)
+    paused = bridge.paused
+    assert paused and bridge.done
+    assert {bridge.study.trials[n].state for n in paused} == {TrialState.RUNNING}, "done only asks"
+    bridge.close_paused()
+    for number in paused:
+        trial = bridge.study.trials[number]
+        assert trial.state is TrialState.PRUNED
+        assert trial.value == trial.intermediate_values[RUNG - 1]
+    assert [end.number for end, _ in witness.ended[-len(paused) :]] == paused
+
+
+def test_after_a_kill_paused_trials_still_wait_and_the_same_is_decided(make):
+    bridge, _ = make(sets=(*SCREENED, "study.trials=9"))
+    search_on(bridge, 6)
+    waiting, decided = bridge.paused, next_of(bridge)
+    again, _ = make(sets=(*SCREENED, "study.trials=9"))
+    if decided.pauses_after is None:
+        assert set(again.paused) == set(waiting)
+    entry = next_of(again)
+    assert entry.trial.number == decided.trial.number
+    assert entry.trial.params == decided.trial.params
+
+
+def test_a_trial_killed_before_it_had_parameters_gets_what_was_proposed(make):
+    sets = (*SCREENED, "study.trials=20")
+    bridge, _ = make(sets=sets)
+    while (entry := next_of(bridge)).trial.number < 7:
+        train(bridge, entry, level_of(entry))
+    train(bridge, entry, 0.5)
+    trials = bridge.study.trials
+    expected = bridge.agenda.screening.begin(trials, (), len(trials)).proposal.params
+    bridge.study._storage.create_new_trial(bridge.study._study_id)
+    adopted = next_of(make(sets=sets)[0]).trial
+    assert adopted.number == len(trials)
+    assert adopted.params == expected
+
+
+def test_nothing_is_promoted_after_the_deadline_or_once_the_search_was_given_up(make):
+    bridge, _ = make(sets=(*SCREENED, "study.trials=9", "study.timeout=0.5s"))
+    entry = next_of(bridge)
+    train(bridge, entry, 0.5)
+    time.sleep(0.6)
+    assert next_of(bridge) is None and bridge.done
+    bridge, _ = make(sets=(*SCREENED, "study.trials=9"))
+    search_on(bridge, 5)
+    waiting = bridge.paused
+    bridge.abort_reason = "out of luck"
+    assert next_of(bridge) is None and bridge.done
+    bridge.close_paused()
+    assert bridge.paused == waiting != []

@@ -16,6 +16,7 @@ from okddip_search.space.load import bundled_spaces, load_saved, load_space, sum
 from okddip_search.space.model import SearchSpec
 from trainer.config.train import TrainConfig
 from trainer.io.yaml import dump_yaml, parse_yaml
+from trainer.models import build_architecture
 from trainer.registry import METHODS
 
 PAPER = {
@@ -191,11 +192,15 @@ def test_bundled_space_tries_the_papers_setting_first(bundled: SearchSpec) -> No
         pytest.skip("it has a setting for each method")
     first = bundled.enqueue[0]
     setting = {**PAPER, "lr_milestones": (0.5, 0.75), **OTHER_RECIPES.get(bundled.name, {})}
+    example = bundled.example()
+    network = build_architecture(example.model, channels=3, num_classes=10, width=example.width)
+    usual_dim = network.feature_dim // 8 if example.method == "okddip" else None
+    setting["attention_dim"] = usual_dim
     assert first == {name: setting[name] for name in bundled.search}
+    assert ("attention_dim" in bundled.search) == (example.method == "okddip")
     config = bundled.suggest(FixedTrial(dict(first)))
     for name, value in setting.items():
         assert getattr(config, name) == value
-    assert config.attention_dim is None
     assert config.ramp_length / config.epochs == pytest.approx(80 / 300, abs=0.02)
     assert config == bundled.example()
 

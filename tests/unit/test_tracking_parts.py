@@ -184,6 +184,23 @@ def test_a_killed_search_is_interrupted_and_its_trials_are(tmp_path):
     assert {run.status for run in (found.parent, *found.children)} == {"KILLED"}
 
 
+def test_a_trial_that_waits_to_go_on_is_scheduled(tmp_path):
+    driver = open_tracker(tmp_path, "http://127.0.0.1:9")
+    driver.search_started({}, {})
+    driver.trial_started(0, {"lr": 0.1})
+    driver.epoch_reported(0, 0, report(0, 0.5))
+    driver.trial_paused(0)
+
+    def shown():
+        [run] = desired(tmp_path).children
+        return run.status, run.tags["okddip.state"]
+
+    assert shown() == ("SCHEDULED", "paused")
+    driver.epoch_reported(0, 1, report(1, 0.6))
+    assert shown() == ("KILLED", "interrupted"), "it goes on, but no driver is at work"
+    driver.close(0)
+
+
 def test_stages_are_named_by_their_folders(tmp_path):
     names = {".": "search", "confirm": "confirm", "confirm/tuning/one": "tuning-one"}
     assert {f: stage_of(tmp_path, tmp_path / f) for f in names} == names

@@ -50,7 +50,7 @@ class Scene:
             open_study(tmp_path, spec), SearchAgenda(spec), Concurrency(1), []
         )
         self.hands, self.said = Hands(), []
-        self.dog = Watchdog(self.bridge, self.hands, spec.resources, 1.0, self.said.append)
+        self.dog = Watchdog(self.bridge, self.hands.kill, spec.resources, 1.0, self.said.append)
         config = {"number": self.bridge.next_trial().trial.number}
         self.trial = SimpleNamespace(trial_id="t", status="RUNNING", config=config)
         self.bridge.open_trial(0).heard_at_s = self.now

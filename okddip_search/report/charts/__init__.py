@@ -59,6 +59,7 @@ def _of_search(data: Mapping[str, Any]) -> dict[str, Chart]:
             of_search.all_curves(data),
             NO_CURVES,
         ),
+        **_of_screening(data),
         **_of_members(data),
         "pareto": Chart(
             "Accuracy against training cost",
@@ -67,6 +68,21 @@ def _of_search(data: Mapping[str, Any]) -> dict[str, Chart]:
             "may have shared a machine: they are approximate.",
             of_search.pareto(data),
             "Fewer than 2 complete trials have a known training time.",
+        ),
+    }
+
+
+def _of_screening(data: Mapping[str, Any]) -> dict[str, Chart]:
+    if data["search"]["searcher"] is None:
+        return {}
+    return {
+        "promotions": Chart(
+            "What was expected, and what came",
+            "Every trial waits once it may be judged, and the most promising go on. Horizontally: "
+            "what the model expected of a trial's end when it was let go on, with one standard "
+            "deviation; vertically: what it reached.",
+            of_search.promotions(data),
+            "No trial that waited has gone on to its end yet.",
         ),
     }
 

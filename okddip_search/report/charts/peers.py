@@ -192,7 +192,12 @@ def _weight_line(length: int, last: int, several: bool) -> dict[str, Any]:
 
 
 def _ends(trials: Sequence[Trial], places: Mapping[int, int]) -> list[dict[str, Any]]:
-    names = {"pruned": "pruned here", "failed": "failed here", "running": "running"}
+    names = {
+        "pruned": "pruned here",
+        "failed": "failed here",
+        "running": "running",
+        "paused": "paused here",
+    }
     return [
         {
             "type": "scatter",

@@ -108,7 +108,7 @@ def all_curves(data: Mapping[str, Any]) -> Figure | None:
         return None
     best = data["best"]["trial"] if data["best"] else None
     traces = []
-    for state in ("pruned", "failed", "running", "complete"):
+    for state in ("pruned", "failed", "paused", "running", "complete"):
         group = [t for t in drawn if t["state"] == state and t["number"] != best]
         if group:
             colour = FAINT if state == "complete" else STATES[state]
@@ -118,7 +118,63 @@ def all_curves(data: Mapping[str, Any]) -> Figure | None:
     for trial in (t for t in drawn if t["number"] == best):
         line = {"color": BLUE, "width": 3}
         traces.append(lines(data, [trial], "leader", f"best: trial {best}", line, percent))
+    traces += _where_they_went_on(data, drawn)
     return figure(traces, axis("Epoch"), axis("Leader's validation accuracy (%)"))
+
+
+def _where_they_went_on(data: Mapping[str, Any], trials: Sequence[Trial]) -> list[dict[str, Any]]:
+    """Mark the epoch at which trials were paused that went on later."""
+    places = []
+    for trial in trials:
+        curve = data["curves"][str(trial["number"])]
+        if trial["went_on"] and trial["pauses_after"] - 1 in curve["epochs"]:
+            place = curve["epochs"].index(trial["pauses_after"] - 1)
+            places.append((trial, curve["epochs"][place], curve["leader"][place]))
+    if not places:
+        return []
+    return [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": "paused, went on later",
+            "x": [epoch for _, epoch, _ in places],
+            "y": percent([value for *_, value in places]),
+            "text": [params_hover(trial) for trial, *_ in places],
+            "hovertemplate": "%{text}<extra></extra>",
+            "marker": markers("paused", 7),
+        }
+    ]
+
+
+def promotions(data: Mapping[str, Any]) -> Figure | None:
+    """Draw what was expected of the trials that went on against what came."""
+    went = [t for t in data["trials"] if t["went_on"] and t["value"] is not None]
+    if not went:
+        return None
+    expected = [t["went_on"]["mean"] for t in went]
+    came = [t["value"] for t in went]
+    ends = percent([min(expected + came), max(expected + came)])
+    points = {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "trials that went on",
+        "x": percent(expected),
+        "y": percent(came),
+        "error_x": {"array": percent([t["went_on"]["sd"] for t in went]), "color": GREY},
+        "text": [params_hover(t) for t in went],
+        "hovertemplate": "expected %{x:.2f} %, came %{y:.2f} %<br>%{text}<extra></extra>",
+        "marker": markers("complete"),
+    }
+    same = {
+        "type": "scatter",
+        "mode": "lines",
+        "name": "as expected",
+        "x": ends,
+        "y": ends,
+        "line": {"color": GREY, "dash": "dot", "width": 1.5},
+        "hoverinfo": "skip",
+    }
+    return figure([same, points], axis("Expected when it went on (%)"), axis(value_title(data)))
 
 
 def lines(

@@ -15,12 +15,19 @@ BLUE, ORANGE, GREEN, VERMILION = "#0072B2", "#E69F00", "#009E73", "#D55E00"
 SKY, PURPLE, YELLOW, BLACK, GREY = "#56B4E9", "#CC79A7", "#F0E442", "#1a1a1a", "#8c8c8c"
 MEMBERS = {"leader": BLUE, "peers": ORANGE, "ensemble": GREEN}
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, VERMILION, SKY, BLACK, YELLOW)
-STATES = {"complete": BLUE, "pruned": VERMILION, "failed": BLACK, "running": GREY}
+STATES = {
+    "complete": BLUE,
+    "pruned": VERMILION,
+    "failed": BLACK,
+    "running": GREY,
+    "paused": ORANGE,
+}
 SYMBOLS = {
     "complete": "circle",
     "pruned": "x-thin-open",
     "failed": "square",
     "running": "circle-open",
+    "paused": "diamond-open",
 }
 VERDICTS = {"better": BLUE, "worse": VERMILION, "within noise": GREY}
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"

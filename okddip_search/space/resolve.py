@@ -16,6 +16,7 @@ def new_search(
     *,
     trials: int | None = None,
     timeout: str | None = None,
+    budget: str | None = None,
     name: str | None = None,
     out: Path | None = None,
 ) -> tuple[SearchSpec, Path]:
@@ -26,13 +27,14 @@ def new_search(
         overrides: ``key=value`` with dotted keys.
         trials: Replaces ``study.trials``.
         timeout: Replaces ``study.timeout``.
+        budget: Replaces ``study.budget``.
         name: Replaces ``name``.
         out: Directory; None: ``runs/NAME``.
 
     Raises:
         UserError: The space has mistakes.
     """
-    spec = load_space(space, overrides, trials=trials, timeout=timeout, name=name)
+    spec = load_space(space, overrides, trials=trials, timeout=timeout, budget=budget, name=name)
     return _rooted(spec), out or Path("runs") / spec.name
 
 
@@ -43,6 +45,7 @@ def resumed_search(
     asked: SearchSpec | None = None,
     trials: int | None = None,
     timeout: str | None = None,
+    budget: str | None = None,
     say: Callable[[str], None],
 ) -> SearchSpec:
     """Return the space of a search that is resumed: the one that it began with.
@@ -53,6 +56,7 @@ def resumed_search(
         asked: The space that the user named, which must not differ in what makes trials comparable.
         trials: Replaces ``study.trials``.
         timeout: Replaces ``study.timeout``.
+        budget: Replaces ``study.budget``.
         say: Prints a line for each setting of ``asked`` that is not used.
 
     Raises:
@@ -60,7 +64,7 @@ def resumed_search(
     """
     require_search(directory, "Leave --resume out to start one.")
     began = load_saved(directory)
-    spec = load_saved(directory, overrides, trials=trials, timeout=timeout)
+    spec = load_saved(directory, overrides, trials=trials, timeout=timeout, budget=budget)
     for now in (spec, asked or spec):
         require_unchanged(began, now, directory)
     for line in left_as_it_was(spec, asked or spec):
