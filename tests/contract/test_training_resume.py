@@ -34,7 +34,8 @@ WORKER = """
 import sys
 from pathlib import Path
 from trainer.data.load import load_development_data
-from trainer.engine.run import TrainingRun, load_config
+from trainer.config.load import load_config
+from trainer.engine.run import TrainingRun
 config = load_config(Path(sys.argv[1]))
 with TrainingRun(config, load_development_data(config.data), Path(sys.argv[2])) as run:
     print(run.trainer.epoch, flush=True)

@@ -58,7 +58,7 @@ def test_the_table_shows_the_same_numbers(listed):
 
 def test_methods_are_listed_without_importing_torch():
     probe = (
-        "import sys\nfrom okddip_search.cli import cli\n"
+        "import sys\nfrom okddip_search.cli.main import cli\n"
         "cli(['methods', '--json'], standalone_mode=False)\nassert 'torch' not in sys.modules\n"
     )
     done = subprocess.run([sys.executable, "-c", probe], check=True, capture_output=True, text=True)
