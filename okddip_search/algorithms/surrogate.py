@@ -87,10 +87,8 @@ class Surrogate:
 
     def predict(self, rows: Sequence[Row]) -> tuple[Floats, Floats]:
         """Return the expected values of the rows, and their standard deviations."""
-        import torch
-
-        with torch.no_grad():
-            mean, variance = self._process.posterior(torch.from_numpy(self._normalised(rows)))
+        places = self._process.inverse_squared_lengthscales.new_tensor(self._normalised(rows))
+        mean, variance = self._process.posterior(places)
         return self._mean + self._sd * mean.numpy(), self._sd * np.sqrt(variance.numpy())
 
 

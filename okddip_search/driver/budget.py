@@ -24,14 +24,20 @@ MOST_KEPT_BACK = 0.5
 """Of the budget for the confirmation, while the search goes on."""
 SLACK = 1.15
 """So much longer than its epochs so far a run is expected to take."""
+STARTUP_S = 60.0
+"""A process that is older did something else before, a notebook for instance."""
 FINISH_S = 25.0
 FINISH_SHARE = 0.03
 """What test, report and the end of Ray take, at least and of the whole."""
 
 
 def process_began_s() -> float:
-    """Return when this process began, on the monotonic clock."""
-    return time.monotonic() - (time.time() - psutil.Process().create_time())
+    """Return when this process began, on the monotonic clock, so that its imports count.
+
+    A process that has been running for long counts from now.
+    """
+    age_s = time.time() - psutil.Process().create_time()
+    return time.monotonic() - (age_s if age_s < STARTUP_S else 0.0)
 
 
 def most_runs(settings: ConfirmSettings, seeds: int = 1) -> int:

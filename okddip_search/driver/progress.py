@@ -105,7 +105,8 @@ class SearchConsole(Listener):
     def trial_ended(self, end: TrialEnd, best: TrialEnd | None) -> None:
         """Count it, and print a line where there is no live table."""
         was_paused = self._paused.pop(end.number, None)
-        params, _ = was_paused or self._running.pop(end.number)
+        # One that an earlier driver has paused was never running here.
+        params, _ = was_paused or self._running.pop(end.number, ({}, None))
         self._counts[end.state] += 1
         self._best = best
         if self._console.is_terminal and end.state != "failed":
