@@ -24,7 +24,7 @@ from trainer.engine.run import TrainingRun
 from trainer.engine.trainer import NonFiniteLossError, Trainer
 from trainer.group import executors
 from trainer.group.group import PeerGroup, separate
-from trainer.group.streams import on_streams
+from trainer.group.streams import capture_obstacle, on_streams
 from trainer.models import build_architecture
 
 needs_cuda = pytest.mark.skipif(
@@ -353,7 +353,7 @@ def test_members_on_streams_of_their_own_compute_the_same(structure, members, mo
 
 
 def test_without_a_gpu_it_is_refused(data, monkeypatch):
-    monkeypatch.setattr(executors, "capture_obstacle", graphed.capture_obstacle)
+    monkeypatch.setattr(executors, "capture_obstacle", capture_obstacle)
     with pytest.raises(ConfigError, match="executor: 'graphed' was asked for, but .* not on cpu"):
         make("graphed", data)
 

@@ -50,7 +50,11 @@ def test_a_trainer_in_the_working_directory_is_named(tmp_path, name):
 
 def test_a_folder_called_trainer_is_in_nobodys_way(tmp_path):
     (tmp_path / "trainer").mkdir()
-    done = subprocess.run([sys.executable, "-m", "okddip_search", "--help"], cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "okddip_search", "--help"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     assert done.returncode == 0
 
 
