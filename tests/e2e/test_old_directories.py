@@ -45,7 +45,7 @@ def test_a_search_that_was_killed_is_resumed(old):
     directory = old / "killed"
     before = states(directory)
     results = {n: (directory / f"trials/{n}/result.json").read_bytes() for n in (0, 1)}
-    assert before.count(TrialState.RUNNING) == 3
+    assert before.count(TrialState.RUNNING) == 2
     done("--resume", "--out", directory, "--no-confirm", cwd=old)
     study = read_study(directory)
     assert [trial.number for trial in study.trials] == list(range(6))
@@ -64,7 +64,7 @@ def test_a_confirmed_search_is_reported_exported_and_synced(old):
     found = json.loads((directory / "confirm" / "confirm.json").read_text())
     assert report["confirm"]["verdict"] == found["verdict"]
     assert len(report["trials"]) == 6
-    assert f"confirmed: {found['winner']}" in done("export", directory, cwd=old)
+    assert "from a confirmation over several seeds" in done("export", directory, cwd=old)
     assert (old / "best.yaml").read_bytes() == (directory / "confirm" / "best.yaml").read_bytes()
     done("export", directory, "--format", "weights", "--output", "weights", cwd=old)
     assert {path.name for path in (old / "weights").iterdir()} >= {"leader.safetensors"}
