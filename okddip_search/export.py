@@ -212,13 +212,11 @@ def _convert(leader_dir: Path, form: str, target: Path) -> None:
         leader = load_leader(leader_dir)
     except DamagedLeaderError as error:
         raise UserError(str(error), "Restore it from a copy of the search.") from None
-    if form == "pt2":
-        export_pt2(leader, target)
-        return
+    writers = {"pt2": export_pt2, "onnx": export_onnx}
     try:
-        export_onnx(leader, target)
+        writers[form](leader, target)
     except ImportError as error:
         raise UserError(
-            f"exporting to ONNX needs packages that are not installed ({error})",
+            f"exporting to {form} needs packages that are not installed ({error})",
             "Install them with: pip install 'okddip-search[onnx]'",
         ) from None

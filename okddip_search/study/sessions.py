@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from okddip_search.layout import SESSIONS, TRACKING
-from trainer.io.files import append_line
+from trainer.io.files import append_line, read_json_lines
 
 Status = Literal["FINISHED", "KILLED", "FAILED"]
 """How a session ended, in MLflow's words."""
@@ -117,18 +117,8 @@ def _begun(event: Mapping[str, Any]) -> Session:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a file that are JSON objects; a power cut leaves blocks of zeros."""
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return
-    for line in content.splitlines():
-        try:
-            event = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(event, dict):
-            yield event
+    with contextlib.suppress(OSError):
+        yield from (event for _, event in read_json_lines(path) if isinstance(event, dict))
 
 
 def _earlier_events(path: Path) -> Iterator[dict[str, Any]]:

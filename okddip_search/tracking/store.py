@@ -4,20 +4,16 @@ Nothing here imports mlflow: a sqlite store is read and mended with the standard
 """
 
 import contextlib
-import fcntl
 import sqlite3
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from okddip_search.errors import UserError
+from okddip_search.layout import ARTIFACTS, DATABASE, TRACKING_LOCK
 from okddip_search.masking import masked
-
-LOCK = "tracking.lock"
-DATABASE = "mlflow.db"
-ARTIFACTS = "mlartifacts"
+from trainer.io.files import LockedError, exclusive_lock
 
 # Every column of MLflow's schema that holds an absolute artifact address.
 _ADDRESS_COLUMNS = (
@@ -91,24 +87,17 @@ def target_of(search_dir: Path, tracking_uri: str | None) -> Target:
 def sole_deliverer(search_dir: Path, timeout_s: float) -> Iterator[None]:
     """Hold the right to write to MLflow: two at once would create every run twice.
 
-    The lock belongs to the open file, so that it dies with its process.
-
     Raises:
         UserError: Another process kept it for ``timeout_s``.
     """
-    deadline = time.monotonic() + timeout_s
-    with (search_dir / LOCK).open("w") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise UserError(
-                        f"{search_dir}: another process is delivering to MLflow",
-                        "a running search delivers by itself; try again when it has ended",
-                    ) from None
-                time.sleep(0.1)
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(exclusive_lock(search_dir / TRACKING_LOCK, timeout_s))
+        except LockedError:
+            raise UserError(
+                f"{search_dir}: another process is delivering to MLflow",
+                "A running search delivers by itself; try again when it has ended.",
+            ) from None
         yield
 
 

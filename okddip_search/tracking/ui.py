@@ -17,8 +17,9 @@ from pathlib import Path
 
 from okddip_search.errors import UserError
 from okddip_search.hints import to_reach
+from okddip_search.layout import ARTIFACTS, DATABASE
 from okddip_search.study.sessions import Session, read_sessions
-from okddip_search.tracking.store import ARTIFACTS, DATABASE, find_experiment, relocate, store_uri
+from okddip_search.tracking.store import find_experiment, relocate, store_uri
 from okddip_search.tracking.view import CONFIRM, has_view, view_url
 
 DEFAULT_PORT = 5000

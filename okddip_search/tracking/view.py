@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from okddip_search.tracking.store import DATABASE
+from okddip_search.layout import DATABASE
 
 SEARCH, CONFIRM = "search", "confirm"  # the stages with a view of their own
 ACCURACY = "val/leader_accuracy"
