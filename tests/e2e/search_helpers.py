@@ -66,7 +66,7 @@ def states(directory):
     return [trial.state for trial in read_study(directory).trials]
 
 
-def wait_until(condition, timeout=90, step=0.05):
+def wait_until(condition, timeout=180, step=0.05):
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
