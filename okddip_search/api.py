@@ -17,8 +17,9 @@ from os import PathLike, umask
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
+from okddip_search.cluster.signals import STOPPED
 from okddip_search.driver.request import Request
 from okddip_search.environment import protect_files
 from okddip_search.errors import UserError
@@ -32,8 +33,6 @@ from trainer.leader.leader import Leader, load_leader
 
 if TYPE_CHECKING:
     import pandas
-
-STOPPED = 130
 
 
 class SearchError(UserError):
@@ -100,24 +99,24 @@ class Search:
     def trials(self) -> list[Trial]:
         """All trials by number."""
         trials, _ = read_study(self.directory / JOURNAL)
-        return [
-            Trial(
-                number=trial.number,
-                state=STATES[trial.state],
-                value=trial.value if trial.state is not TrialState.FAIL else None,
-                params=dict(trial.params),
-                epochs=len(trial.intermediate_values),
-                seconds=training_seconds(run_dir(self.directory, trial.number)),
-                reason=trial.user_attrs.get(REASON, ""),
-            )
-            for trial in trials
-        ]
+        return [self._record(trial) for trial in trials]
 
     @property
     def best(self) -> Trial | None:
         """The best complete trial; of equals, the first. None if no trial is complete."""
         best = best_trial(read_study(self.directory / JOURNAL)[0])
-        return None if best is None else self.trials[best.number]
+        return None if best is None else self._record(best)
+
+    def _record(self, trial: FrozenTrial) -> Trial:
+        return Trial(
+            number=trial.number,
+            state=STATES[trial.state],
+            value=trial.value if trial.state is not TrialState.FAIL else None,
+            params=dict(trial.params),
+            epochs=len(trial.intermediate_values),
+            seconds=training_seconds(run_dir(self.directory, trial.number)),
+            reason=trial.user_attrs.get(REASON, ""),
+        )
 
     def to_dataframe(self) -> "pandas.DataFrame":
         """Return a row per trial, hyperparameters as columns ``params_NAME`` (as Optuna's)."""

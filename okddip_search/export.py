@@ -10,7 +10,7 @@ import yaml
 from safetensors import SafetensorError, safe_open
 
 from okddip_search.errors import UserError
-from okddip_search.layout import BEST, CONFIRM, CONFIRMATION, FINAL, LEADER, RESULT, TRIALS
+from okddip_search.layout import BEST, CONFIRM, CONFIRMATION, FINAL, LEADER, RESULT, TRIALS, run_dir
 from okddip_search.study.events import Listener, TrialEnd
 from trainer.io.files import read_json, write_atomically
 
@@ -36,7 +36,7 @@ def keep_best(directory: Path, best: TrialEnd, objective: str) -> None:
         f"Trial {best.number}: leader's validation accuracy {best.value:.4%} ({objective}).",
         "Chosen on validation images, and one run proves no gain: okddip-search confirm.",
     ]
-    export_run(directory / TRIALS / str(best.number), directory, lines)
+    export_run(run_dir(directory, best.number), directory, lines)
 
 
 def export_run(run_dir: Path, target: Path, lines: Sequence[str]) -> None:

@@ -25,7 +25,7 @@ from okddip_search.confirm.statistics import (
     verdict,
 )
 from okddip_search.driver.work import CONTENDER, SEED
-from okddip_search.layout import CONFIRM, LEADER, TRIALS
+from okddip_search.layout import CONFIRM, LEADER, TRIALS, run_dir
 from okddip_search.space.settings import ObjectiveSettings
 from okddip_search.study.reading import study_seconds, training_seconds
 from okddip_search.study.trials import REASON, SHARE, STATES, best_trial
@@ -105,7 +105,7 @@ def _run(trial: FrozenTrial, directory: Path, tests: Mapping[str, float]) -> Run
         state=STATES[trial.state],
         validation=trial.value if trial.state is TrialState.COMPLETE else None,
         test=tests.get(leader_name(trial.number)),
-        seconds=training_seconds(directory / TRIALS / str(trial.number)),
+        seconds=training_seconds(run_dir(directory, trial.number)),
         reason=trial.user_attrs.get(REASON, ""),
     )
 

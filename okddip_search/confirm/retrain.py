@@ -15,7 +15,7 @@ from okddip_search.driver.progress import SearchConsole
 from okddip_search.driver.session import Session
 from okddip_search.driver.work import CONTENDER, SEED, FixedAgenda
 from okddip_search.export import export_run
-from okddip_search.layout import BEST, CONFIRM, FACTS, FINAL, LEADER, TRIALS
+from okddip_search.layout import BEST, CONFIRM, FACTS, FINAL, LEADER, run_dir
 from okddip_search.study.study import open_fixed_study
 from okddip_search.study.trials import REASON, runs_with
 from trainer.io.files import read_json, write_json
@@ -91,5 +91,5 @@ def _train(session: Session, winner: Configuration, seed: int, final: Path) -> b
         "No image was left to measure it on; the confirmed accuracy of its setting is in "
         f"{BEST} in the folder above. This configuration trains without the validation images.",
     ]
-    export_run(final / TRIALS / str(run.number), final, lines)
+    export_run(run_dir(final, run.number), final, lines)
     return True

@@ -45,7 +45,7 @@ from okddip_search.driver.work import CONTENDER, SEED, FixedAgenda
 from okddip_search.errors import UserError
 from okddip_search.export import export_run
 from okddip_search.formatting import percent, spread
-from okddip_search.layout import CONFIRM, CONFIRMATION, OPENINGS, TRIALS
+from okddip_search.layout import CONFIRM, CONFIRMATION, OPENINGS, run_dir
 from okddip_search.masking import masked
 from okddip_search.report.page import try_report
 from okddip_search.space.model import SearchSpec
@@ -333,7 +333,7 @@ class _Confirmation(Listener):
             f"({percent(leader['validation'])}): expect the mean.",
             *([found["verdict"]["sentence"]] if found["verdict"] else []),
         ]
-        export_run(self.directory / TRIALS / str(leader["number"]), self.directory, lines)
+        export_run(run_dir(self.directory, leader["number"]), self.directory, lines)
 
     # Results on disk
 

@@ -11,7 +11,15 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 
 from okddip_search.errors import UserError
-from okddip_search.layout import CONFIRM, CONFIRMATION, JOURNAL, RESULT, STATE, TRIALS, TUNING
+from okddip_search.layout import (
+    CONFIRM,
+    CONFIRMATION,
+    JOURNAL,
+    RESULT,
+    STATE,
+    TUNING,
+    run_dir,
+)
 from trainer.io.files import read_json
 from trainer.io.text import shown
 
@@ -34,7 +42,7 @@ def training_seconds(run_dir: Path) -> float | None:
 def study_seconds(study: optuna.Study, home: Path) -> float:
     """Return the training seconds of all trials of a study, ended or not."""
     numbers = [trial.number for trial in study.get_trials(deepcopy=False)]
-    return sum(training_seconds(home / TRIALS / str(number)) or 0.0 for number in numbers)
+    return sum(training_seconds(run_dir(home, number)) or 0.0 for number in numbers)
 
 
 def read_study(journal: Path) -> tuple[list[FrozenTrial], dict[str, Any]]:
@@ -90,7 +98,7 @@ def read_run(directory: Path, number: int) -> Mapping[str, Any] | None:
     """Read a finished run's result, or the checkpoint of one that runs or was given up."""
     for name in (RESULT, STATE):
         try:
-            run = read_json(directory / TRIALS / str(number) / name)
+            run = read_json(run_dir(directory, number) / name)
         except (OSError, ValueError):  # not there (yet), or damaged: the study still has the trial
             continue
         if isinstance(run, dict) and run.get("history"):
