@@ -3,7 +3,7 @@
     python benchmarks/bench_gpu.py [--budget 480]
 
 ResNet-32, groups of 4, okddip, 50,000 training and 10,000 validation images of 32 × 32 random
-pixels; an epoch includes its evaluation. TF32 is off. Graphed epochs are run whole. What is
+pixels; an epoch includes its evaluation. TF32 is off. Epochs of cuda_graph are run whole. What is
 launched operation by operation takes a share of the images and is multiplied: its time is
 proportional to them. The reference's evaluation is measured on 512 images.
 """
@@ -22,7 +22,7 @@ from trainer.config.strict import ConfigError
 from trainer.config.train import TrainConfig
 from trainer.data.resident import ResidentData
 from trainer.engine.trainer import Trainer
-from trainer.group.group import separate
+from trainer.group.group import eager
 
 TRAIN, VALIDATION, BATCH, MODEL = 50_000, 10_000, 128, "resnet32"
 SHARE = 0.1
@@ -99,13 +99,13 @@ def trainer_rows(structure: str) -> dict[str, Row]:
     rows: dict[str, Row] = {}
     data = {share: images(share) for share in (SHARE, 1.0)}
     for precision in ("fp32", "bf16"):
-        for executor in ("separate", "fused", "graphed", "graphed, one stream"):
+        for executor in ("eager", "fused", "cuda_graph", "cuda_graph, one stream"):
             name, _, one_stream = executor.partition(", ")
-            share = 1.0 if name == "graphed" else SHARE
+            share = 1.0 if name == "cuda_graph" else SHARE
             try:
                 trainer = Trainer(configuration(structure, precision, name), data[share])
                 if one_stream:
-                    trainer.group.execute_with(separate)
+                    trainer.group.execute_with(eager)
                 trainer.run_epoch()  # records what is recorded
             except (ConfigError, RuntimeError) as error:
                 print(f"skipped {structure} {precision} {executor}: {error}", flush=True)
@@ -192,11 +192,11 @@ def main(budget: float) -> None:
     print(f"packed: processes on this GPU, whole epochs; target ≤ {TARGET_PACKED_S} s")
     for precision, count in (("bf16", 4), ("bf16", 2), ("fp32", 4), ("fp32", 2)):
         left = budget - (time.perf_counter() - began)
-        name = f"branch  {precision} graphed, {count} processes"
+        name = f"branch  {precision} cuda_graph, {count} processes"
         if left < PACKED_S:
             print(f"{name}: skipped, {left:.0f} s are left", flush=True)
             continue
-        print(f"{name}: {packed('branch', precision, 'graphed', count, left)}", flush=True)
+        print(f"{name}: {packed('branch', precision, 'cuda_graph', count, left)}", flush=True)
 
 
 if __name__ == "__main__":

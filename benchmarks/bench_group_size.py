@@ -1,4 +1,4 @@
-"""What a step of a larger group takes, m = 2 … 8: separate members against fused ones.
+"""What a step of a larger group takes, m = 2 … 8: eager members against fused ones.
 
 python benchmarks/bench_group_size.py [--model resnet8] [--width 0.5] [--image 14] [--batch 64]
 """
@@ -22,7 +22,7 @@ def main(model: str, width: float, image: int, batch: int, threads: int, budget:
     """Print a table: ms of a step, and how many times as fast the other variants are."""
     print(f"{model} ×{width:g}, {image}×{image} images, batch {batch}, okddip; {machine(threads)}")
     heads = "".join(f"{p} {e}".rjust(15) for p, e in VARIANTS[1:])
-    print(f"{'structure':<10}{'m':>3}{'fp32 separate':>16}{heads}")
+    print(f"{'structure':<10}{'m':>3}{'fp32 eager':>16}{heads}")
     for structure in ("branch", "network"):
         for members in range(2, 9):
             torch.manual_seed(0)
@@ -36,7 +36,7 @@ def main(model: str, width: float, image: int, batch: int, threads: int, budget:
                 trainer.learner.model.train()
                 work[variant] = lambda t=trainer, i=inputs: t.learner.step(i)["total"].item()
             took = take_turns(work, rounds=20, budget_s=budget / 14)
-            base = took["fp32", "separate"]
+            base = took["fp32", "eager"]
             ratios = "".join(f"{base / took[v]:>14.2f}×" if v in took else f"{'-':>15}"
                              for v in VARIANTS[1:])  # fmt: skip
             print(f"{structure:<10}{members:>3}{1000 * base:>13.1f} ms{ratios}", flush=True)

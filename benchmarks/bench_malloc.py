@@ -16,8 +16,8 @@ from trainer.engine.trainer import Trainer
 
 CASES = (  # network, width, structure, precision, executor, images
     ("resnet8", 0.5, "network", "fp32", "fused", 2048),
-    ("resnet32", 1.0, "branch", "bf16", "separate", 256),
-    ("resnet32", 1.0, "network", "bf16", "separate", 256),
+    ("resnet32", 1.0, "branch", "bf16", "eager", 256),
+    ("resnet32", 1.0, "network", "bf16", "eager", 256),
     ("resnet32", 1.0, "network", "fp32", "fused", 256),
 )
 

@@ -74,7 +74,7 @@ def main(seconds: float) -> None:
         f"reference, {cores} × {cores} threads": (reference_epochs, (cores,)),
         f"reference, {cores} × 1 thread": (reference_epochs, (1,)),
         f"trainer, {cores} × {cores} threads, fused bf16": (our_epochs, (cores, "fused", "auto")),
-        f"trainer, {cores} × 1 thread, separate fp32": (our_epochs, (1, "separate", "fp32")),
+        f"trainer, {cores} × 1 thread, eager fp32": (our_epochs, (1, "eager", "fp32")),
         f"trainer, {cores} × 1 thread, fused fp32": (our_epochs, (1, "fused", "fp32")),
         f"trainer, {cores} × 1 thread, fused bf16": (our_epochs, (1, "fused", "auto")),
     }

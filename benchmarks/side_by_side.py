@@ -26,7 +26,7 @@ from trainer.tools import timing
 from trainer.tools.timing import Shape
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-VARIANTS = (("fp32", "separate"), ("fp32", "fused"), ("bf16", "separate"), ("bf16", "fused"))
+VARIANTS = (("fp32", "eager"), ("fp32", "fused"), ("bf16", "eager"), ("bf16", "fused"))
 
 
 def random_images(count: int, size: int) -> ImageSet:

@@ -85,7 +85,7 @@ class SleepingRun:
         )  # fmt: skip
 
     def _save(self, name: str) -> None:
-        environment = {"device": "none", "precision": "fp32", "executor": "separate",
+        environment = {"device": "none", "precision": "fp32", "executor": "eager",
                        "num_threads": 1, "torch": "none"}  # fmt: skip
         story = {
             "config": self._config.to_dict(),
@@ -138,7 +138,7 @@ def drive(directory: Path, trials: int, epochs: int, at_once: int) -> int:
     resources.count_cpus = lambda: at_once
     _save_template(directory / TEMPLATE)
     fields = (f"trainer.epochs={epochs}", "trainer.ramp_epochs=2", "trainer.precision=fp32",
-              "trainer.executor=separate")  # fmt: skip
+              "trainer.executor=eager")  # fmt: skip
     spec = load_space("digits", fields, trials=trials, name="soak")
     request = session.Request(spec, directory, False, 0, None, None, "benchmarks/soak.py")
     return run_search(request, then_confirm=False)

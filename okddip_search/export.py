@@ -58,7 +58,7 @@ def export_run(run_dir: Path, target: Path, lines: Sequence[str]) -> None:
     config = {
         **result["config"],
         "precision": environment["precision"],
-        "executor": environment.get("executor", "separate"),
+        "executor": environment.get("executor", "eager"),
         "num_threads": environment["num_threads"],
     }
     header = [

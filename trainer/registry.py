@@ -26,7 +26,7 @@ class MethodInfo:
         hyperparameters: Method-specific fields of ``TrainConfig``: those that say how its members
             teach; another method reads others, or gives them another meaning.
         same_steps: Whether its losses do the same operations in every step, whatever the epoch,
-            so that a CUDA graph can repeat them (executor ``graphed``).
+            so that a CUDA graph can repeat them (executor ``cuda_graph``).
     """
 
     import_path: str

@@ -15,13 +15,13 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 from okddip_search.algorithms.seeds import confirm_seed
 from okddip_search.errors import UserError
 from okddip_search.layout import PLAN
-from okddip_search.space.baselines import rival_config, without_seed
+from okddip_search.space.baselines import baseline_config, without_seed
 from okddip_search.space.model import SearchSpec
 from okddip_search.space.settings import RENAMED, ConfirmSettings
 from okddip_search.study.trials import paper_trial, ranked
 from trainer.config.strict import ConfigError
 from trainer.io.files import write_atomically
-from trainer.io.text import shown
+from trainer.io.text import truncate
 from trainer.io.yaml import YamlError, dump_yaml, parse_yaml, read_text
 
 PAPER = "paper's setting"
@@ -145,7 +145,7 @@ class Plan:
                 int(values["search_trials"]),
             )
         except (OSError, YamlError, KeyError, TypeError, ValueError) as error:
-            text = f"{path} is damaged: {shown(str(error), 300)}"
+            text = f"{path} is damaged: {truncate(str(error), 300)}"
             remedy = "Restore it from a copy, or set this confirmation aside with --restart."
             raise UserError(text, remedy) from None
 
@@ -307,7 +307,7 @@ def _baseline(
     note = f"as published, with network, images, optimiser and length of trial {leading_number}"
     try:
         return Configuration(
-            method, "baseline", note, rival_config(method, leading), is_baseline=True
+            method, "baseline", note, baseline_config(method, leading), is_baseline=True
         )
     except ConfigError as error:
         raise UserError(

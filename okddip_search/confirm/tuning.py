@@ -11,7 +11,7 @@ from okddip_search.driver.session import Session
 from okddip_search.driver.work import SearchAgenda
 from okddip_search.errors import UserError
 from okddip_search.layout import TUNING
-from okddip_search.space.baselines import rival_spec
+from okddip_search.space.baselines import baseline_spec
 from okddip_search.space.model import SearchSpec
 from okddip_search.space.settings import ConfirmSettings
 from okddip_search.study.reading import study_seconds
@@ -37,7 +37,7 @@ def tune_baselines(
     """
     tuned: dict[str, dict[str, Any]] = {}
     for method in settings.methods if settings.baselines == "tuned" else ():
-        spec = rival_spec(session.spec, method)
+        spec = baseline_spec(session.spec, method)
         study = open_study(directory / TUNING / method, spec)
         finished = len(trials_in(study, TrialState.COMPLETE, TrialState.PRUNED))
         screen = SearchConsole(
@@ -59,4 +59,4 @@ def tuning_seconds(spec: SearchSpec, directory: Path, configuration: Configurati
     folder = directory / TUNING / configuration.method
     if configuration.kind != "baseline" or not folder.is_dir():
         return 0.0
-    return study_seconds(open_study(folder, rival_spec(spec, configuration.method)), folder)
+    return study_seconds(open_study(folder, baseline_spec(spec, configuration.method)), folder)

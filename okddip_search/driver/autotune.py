@@ -18,7 +18,7 @@ from okddip_search.space.model import SearchSpec
 from okddip_search.space.settings import ResourceSettings
 from trainer.config.train import TrainConfig
 from trainer.io.files import read_json, write_json
-from trainer.io.text import shown
+from trainer.io.text import truncate
 from trainer.registry import METHODS
 
 MIN_SPEEDUP = 1.05
@@ -113,7 +113,7 @@ def load_speed(directory: Path) -> Speed | None:
         return speed
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
-            f"{path} cannot be read: {shown(str(error), 300)}",
+            f"{path} cannot be read: {truncate(str(error), 300)}",
             "It fixes how this search's trials are computed; restore it from a copy of the search.",
         ) from None
 
@@ -182,8 +182,8 @@ def open_variants(spec: SearchSpec, *, on_gpu: bool) -> list[tuple[str, str]]:
         value = spec.trainer.get(name, TrainConfig.model_fields[name].default)
         return list(known) if value == "auto" else [value]
 
-    graphed = ["graphed"] if on_gpu and _steps_are_alike(spec) else []
-    found = options("executor", "separate", "fused", *graphed)
+    graphs = ["cuda_graph"] if on_gpu and _steps_are_alike(spec) else []
+    found = options("executor", "eager", "fused", *graphs)
     executors = ["auto"] if "model" in spec.search else found
     if "executor" in spec.search or "precision" in spec.search:
         return []
@@ -279,7 +279,7 @@ def measure_variants(
 
     run, images = TrainConfig(**config), Shape(*shape)
     tried = [Variant(*variant) for variant in variants]
-    doubts = {v: doubt(run, images, v) for v in tried if v.executor == "graphed"}
+    doubts = {v: doubt(run, images, v) for v in tried if v.executor == "cuda_graph"}
     times = time_variants(run, images, [variant for variant in tried if not doubts.get(variant)])
     return {
         "seconds": [[*variant, s] for variant, s in times.items()],

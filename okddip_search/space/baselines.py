@@ -19,14 +19,14 @@ def without_seed(config: TrainConfig) -> dict[str, Any]:
     return {k: v for k, v in config.to_dict().items() if k not in elsewhere}
 
 
-def rival_config(method: str, leading: Mapping[str, Any]) -> dict[str, Any]:
+def baseline_config(method: str, leading: Mapping[str, Any]) -> dict[str, Any]:
     """Turn a configuration into that of another method at equal cost.
 
     Network, images, optimiser, length and group size stay; how members teach each other is as
     published for the method.
 
     Args:
-        method: The rival.
+        method: The baseline.
         leading: Fields of ``TrainConfig``, those of the search's best trial.
 
     Raises:
@@ -46,7 +46,7 @@ def rival_config(method: str, leading: Mapping[str, Any]) -> dict[str, Any]:
     return without_seed(TrainConfig(**values, method=method))
 
 
-def rival_spec(spec: SearchSpec, method: str) -> SearchSpec:
+def baseline_spec(spec: SearchSpec, method: str) -> SearchSpec:
     """Return the search's space for one method: the same ranges, budget and seed.
 
     Sampled fields that the method does not read are left out, and so is what applies only with

@@ -1,6 +1,6 @@
 """From a document to a ``SearchSpec`` whose sections go together; all problems are collected."""
 
-from okddip_search.space.baselines import rival_config, rival_spec
+from okddip_search.space.baselines import baseline_config, baseline_spec
 from okddip_search.space.document import Document
 from okddip_search.space.model import FORMAT, SearchSpec
 from trainer.config.strict import ConfigError
@@ -98,18 +98,18 @@ def _check_whole(document: Document, spec: SearchSpec) -> None:
             section = ["search" if path[0] in spec.search else "trainer"] * (path[0] != "data")
             document.complain((*section, *path), text)
         return
-    _check_rivals(document, spec)
+    _check_baselines(document, spec)
 
 
-def _check_rivals(document: Document, spec: SearchSpec) -> None:
-    """Build every rival of the confirmation, so that a night's search does not end with a no."""
+def _check_baselines(document: Document, spec: SearchSpec) -> None:
+    """Build every baseline of the confirmation, so that a night's search does not end with a no."""
     if spec.confirm is None:
         return
     for index, method in enumerate(spec.confirm.methods):
         try:
-            rival_config(method, spec.example().to_dict())
+            baseline_config(method, spec.example().to_dict())
             if spec.confirm.baselines == "tuned":
-                own = rival_spec(spec, method)
+                own = baseline_spec(spec, method)
                 own.example()
                 own.make_sampler(0)
         except ValueError as error:  # ConfigError is one, and says more

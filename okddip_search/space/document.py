@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from okddip_search.errors import UserError
-from trainer.io.text import shown
+from trainer.io.text import truncate
 from trainer.io.yaml import MAX_DEPTH, KeyPath, YamlError, parse_yaml, read_text
 
 MOST_COMPLAINTS = 20
@@ -67,7 +67,7 @@ class Document:
                 inner = target[str(part)] = {}
             if not isinstance(inner, dict):
                 raise UserError(
-                    f"{label}: '{shown(str(part))}' is not a mapping: set it as a whole"
+                    f"{label}: '{truncate(str(part))}' is not a mapping: set it as a whole"
                 )
             target = inner
         target[str(path[-1])] = value
@@ -80,11 +80,15 @@ class Document:
             return ""
         fields[new] = fields.pop(old)
         self._lines[section, new] = self._lines[section, old]
-        return f"{self.name}:{self._lines[section, old]}"
+        return self.place((section, new))
+
+    def place(self, path: KeyPath) -> str:
+        """Return where a value was written: an option, or file and line."""
+        return self._override_of(path) or f"{self.name}:{self._line_of(path)}"
 
     def complain(self, path: KeyPath, text: str) -> None:
         """Note that the value at a path is wrong."""
-        text = shown(text, LONGEST_COMPLAINT)
+        text = truncate(text, LONGEST_COMPLAINT)
         label = self._override_of(path)
         if label is not None:
             same = label == f"--set {dotted(path)}" or not label.startswith("--set ")

@@ -17,12 +17,13 @@ from okddip_search.space.document import Document
 from okddip_search.space.model import SearchSpec
 from okddip_search.space.settings import RENAMED
 from trainer.config.strict import nearest
-from trainer.io.text import is_plain, shown
+from trainer.config.train import RENAMED_EXECUTORS
+from trainer.io.text import is_plain, truncate
 from trainer.io.yaml import KeyPath, YamlError, parse_yaml
 
 logger = logging.getLogger(__name__)  # without a handler, a warning is a line on stderr
 
-RENAMED_NOTE = "%s: confirm.%s is called confirm.%s now; this version still reads the old name"
+RENAMED_NOTE = "%s: %s is called %s now; this version still reads the old name"
 
 
 def bundled_spaces() -> dict[str, Path]:
@@ -101,14 +102,26 @@ def _load(
     for old, new in RENAMED.items():
         place = document.rename("confirm", old, new)
         if place and not is_saved:
-            logger.warning(RENAMED_NOTE, place, old, new)
+            logger.warning(RENAMED_NOTE, place, f"confirm.{old}", f"confirm.{new}")
     for text in overrides:
         _apply(document, text)
+    _rename_executor(document, is_saved)
     for key, value in options.items():
         if value is not None:
             keys = tuple(key.split("."))
             document.override(keys, value, f"--{keys[-1]}")
     return check_space(document, is_saved=is_saved)
+
+
+def _rename_executor(document: Document, is_saved: bool) -> None:
+    fields = document.values.get("trainer")
+    if not isinstance(fields, dict) or fields.get("executor") not in list(RENAMED_EXECUTORS):
+        return
+    old = fields["executor"]
+    fields["executor"] = new = RENAMED_EXECUTORS[old]
+    if not is_saved:
+        place = document.place(("trainer", "executor"))
+        logger.warning(RENAMED_NOTE, place, f"the executor {old}", new)
 
 
 def _find(source: str | Path) -> Path:
@@ -127,13 +140,15 @@ def _apply(document: Document, text: str) -> None:
     """Apply one ``--set key=value``."""
     key, equals, value = text.partition("=")
     path: KeyPath = tuple(key.strip().split("."))
-    label = f"--set {shown(key.strip())}"
+    label = f"--set {truncate(key.strip())}"
     if path[:-1] == ("confirm",) and path[-1] in RENAMED:
         old = str(path[-1])
         path = ("confirm", RENAMED[old])
-        logger.warning(RENAMED_NOTE, label, old, RENAMED[old])
+        logger.warning(RENAMED_NOTE, label, f"confirm.{old}", f"confirm.{RENAMED[old]}")
     if not equals or "" in path or not is_plain(key):
-        raise UserError(f"--set {shown(text)}: expected key=value, for instance trainer.epochs=5")
+        raise UserError(
+            f"--set {truncate(text)}: expected key=value, for instance trainer.epochs=5"
+        )
     try:
         parsed = parse_yaml(value)
     except YamlError as error:

@@ -21,7 +21,7 @@ from okddip_search.layout import (
     run_dir,
 )
 from trainer.io.files import read_json
-from trainer.io.text import shown
+from trainer.io.text import truncate
 
 CONFIRM_FORMAT = 1
 SEARCH = "search"
@@ -64,7 +64,7 @@ def read_study(journal: Path) -> tuple[list[FrozenTrial], dict[str, Any]]:
             study = optuna.load_study(study_name=names[0], storage=storage)
             return study.get_trials(deepcopy=False), study.user_attrs
         except Exception as error:  # where a line is no record, Optuna raises whatever comes
-            text = f"{journal} is damaged: {shown(str(error) or type(error).__name__, 300)}"
+            text = f"{journal} is damaged: {truncate(str(error) or type(error).__name__, 300)}"
             raise UserError(text, "Restore it from a copy.") from None
 
 

@@ -15,7 +15,7 @@ from optuna.storages.journal import JournalFileBackend
 from okddip_search.errors import UserError
 from okddip_search.layout import JOURNAL, STATE, TRIALS
 from trainer.io.files import is_disk_full, sync_folder
-from trainer.io.text import shown
+from trainer.io.text import truncate
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def open_journal(directory: Path, name: str, pruner: BasePruner) -> optuna.Study
         return study
     except Exception as error:  # where a line is no record, Optuna raises whatever comes
         raise UserError(
-            f"{path} is damaged: {shown(str(error) or type(error).__name__, 300)}",
+            f"{path} is damaged: {truncate(str(error) or type(error).__name__, 300)}",
             "Restore it from a copy, or start again under another --name.",
         ) from None
 

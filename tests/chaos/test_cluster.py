@@ -45,7 +45,7 @@ OTHER = textwrap.dedent("""
     sys.stdin.read()
 """)
 TIMED = ("--set", "trainer.executor=auto")
-NOT_TIMED = ("--set", "trainer.executor=separate", "--set", "trainer.precision=fp32")
+NOT_TIMED = ("--set", "trainer.executor=eager", "--set", "trainer.precision=fp32")
 
 
 @contextmanager

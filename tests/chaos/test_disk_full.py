@@ -19,7 +19,7 @@ SPACE = """\
 name: tiny
 data: {name: digits, train_limit: 100, validation: 200}
 trainer: {model: resnet8, width: 0.5, num_peers: 2, batch_size: 32, epochs: 8, ramp_epochs: 2,
-          executor: separate, precision: fp32, checkpoint_every_s: 0.0}
+          executor: eager, precision: fp32, checkpoint_every_s: 0.0}
 search:
   lr: {type: float, low: 0.0001, high: 0.1, log: true}
 study: {trials: 4, sampler: random, pruner: none}

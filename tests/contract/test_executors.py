@@ -1,4 +1,4 @@
-"""Fused members compute, learn and remember what separate ones do, and cannot be told apart."""
+"""Fused members compute, learn and remember what eager ones do, and cannot be told apart."""
 
 import copy
 from collections.abc import Callable
@@ -119,11 +119,11 @@ def change(run: Run, other: Run) -> float:
 
 
 def assert_same_training(make: Callable[[str], Run], tolerance: float, steps: int = STEPS) -> None:
-    separate, fused = make("separate"), make("fused")
-    assert separate.start.keys() == fused.start.keys()
-    assert all(torch.equal(separate.start[name], fused.start[name]) for name in fused.start)
-    assert distance(fused.train(steps), separate.train(steps)) <= tolerance
-    expected = separate.updates()
+    eager, fused = make("eager"), make("fused")
+    assert eager.start.keys() == fused.start.keys()
+    assert all(torch.equal(eager.start[name], fused.start[name]) for name in fused.start)
+    assert distance(fused.train(steps), eager.train(steps)) <= tolerance
+    expected = eager.updates()
     for name, update in fused.updates().items():
         assert distance(update, expected[name]) <= tolerance, name
 
@@ -158,7 +158,7 @@ def test_every_method_teaches_fused_members_the_same(method, structure):
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("model", ["resnet8", "wrn16_2"])
 def test_in_float32_they_differ_by_rounding_alone(model, structure):
-    """Within 1e-4, or as far as separate members drift from themselves in other memory order.
+    """Within 1e-4, or as far as eager members drift from themselves in other memory order.
 
     A rounding error turns a ReLU on or off somewhere, and the next step starts elsewhere.
     """
@@ -168,36 +168,36 @@ def test_in_float32_they_differ_by_rounding_alone(model, structure):
         run.optimizer.param_groups[0]["lr"] = 1e-3
         return run
 
-    separate, fused, other_order = make("separate"), make("fused"), make("separate")
+    eager, fused, other_order = make("eager"), make("fused"), make("eager")
     other_order.group.to(memory_format=torch.contiguous_format)
-    logits = separate.train(STEPS)
+    logits = eager.train(STEPS)
     assert distance(fused.train(STEPS), logits) <= max(
         1e-4, 3 * distance(other_order.train(STEPS, torch.contiguous_format), logits)
     )
-    assert change(fused, separate) <= max(1e-4, 3 * change(other_order, separate))
+    assert change(fused, eager) <= max(1e-4, 3 * change(other_order, eager))
 
 
 def test_in_float32_the_same_weights_give_the_same_logits():
     """After 20 steps, in both modes."""
     fused = Run(build("wrn16_2", 0.25), "fused", torch.float32)
     fused.train(STEPS)
-    separate = Run(build("wrn16_2", 0.25), "separate", torch.float32)
-    separate.group.load_state_dict(fused.group.state_dict())
+    eager = Run(build("wrn16_2", 0.25), "eager", torch.float32)
+    eager.group.load_state_dict(fused.group.state_dict())
     images = torch.randn(32, 3, 16, 16)
     for mode in (False, True):
-        outputs = [run.group.train(mode)(images) for run in (separate, fused)]
+        outputs = [run.group.train(mode)(images) for run in (eager, fused)]
         for actual, expected in zip(*outputs, strict=True):
             assert distance(actual, expected) <= 1e-4
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_fused_members_are_evaluated_alike_and_evaluation_may_come_first(data, structure):
-    separate, fused = (
+    eager, fused = (
         Trainer(tiny(structure=structure, executor=executor), data)
-        for executor in ("separate", "fused")
+        for executor in ("eager", "fused")
     )
     fused.group.to("cpu")  # lets go of the executor: the next call makes one
-    expected = evaluate(separate.group, separate.method, separate._validation)
+    expected = evaluate(eager.group, eager.method, eager._validation)
     actual = evaluate(fused.group, fused.method, fused._validation)
     for name, value in expected.items():
         if name == "attention":
@@ -211,7 +211,7 @@ def test_fused_members_are_evaluated_alike_and_evaluation_may_come_first(data, s
 def test_a_state_moves_between_executors_with_its_momentum(data, tmp_path, structure):
     straight = Trainer(tiny(structure=structure), data)
     list(straight.epochs())
-    for first, then in (("separate", "fused"), ("fused", "separate")):
+    for first, then in (("eager", "fused"), ("fused", "eager")):
         home = tmp_path / first
         home.mkdir()
         trainer = Trainer(tiny(structure=structure, executor=first), data)
@@ -280,7 +280,7 @@ def test_what_can_be_fused_is_and_what_cannot_says_why(model):
 def test_a_network_that_cannot_be_fused_is_refused_or_falls_back(data):
     with pytest.raises(ConfigError, match="'fused' was asked for, but densenet40_12 .*DenseLayer"):
         Trainer(tiny(model="densenet40_12", executor="fused"), data)
-    assert Trainer(tiny(model="densenet40_12", executor="auto"), data).executor == "separate"
+    assert Trainer(tiny(model="densenet40_12", executor="auto"), data).executor == "eager"
 
 
 def test_a_padding_that_mirrors_is_an_obstacle():
@@ -308,8 +308,8 @@ def test_the_bottlenecks_of_resnet110():
     [
         ({}, "fused"),
         ({"width": 0.5}, "fused"),
-        ({"width": 1.0}, "separate"),  # too many channels
-        ({"method": "single"}, "separate"),  # nothing to fuse
+        ({"width": 1.0}, "eager"),  # too many channels
+        ({"method": "single"}, "eager"),  # nothing to fuse
     ],
 )
 def test_auto_chooses_and_the_environment_says_what(data, fields, expected):
@@ -321,4 +321,4 @@ def test_auto_chooses_and_the_environment_says_what(data, fields, expected):
 
 
 def test_members_are_separate_unless_asked_for(data):
-    assert Trainer(tiny(), data).executor == "separate"
+    assert Trainer(tiny(), data).executor == "eager"

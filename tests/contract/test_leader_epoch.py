@@ -43,7 +43,7 @@ def replace_state(directory, checkpoint):
     save_checkpoint(directory, checkpoint)
 
 
-@pytest.mark.parametrize("executor", ["separate", "fused"])
+@pytest.mark.parametrize("executor", ["eager", "fused"])
 @pytest.mark.parametrize("leader_epoch", ["last", "best"])
 def test_the_leader_of_the_epoch_that_was_asked_for_is_handed_over(
     data, tmp_path, executor, leader_epoch

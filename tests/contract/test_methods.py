@@ -24,7 +24,7 @@ from trainer.models import build_architecture
 from trainer.registry import METHODS
 
 EPOCHS = 3
-EXECUTOR = {"executor": "separate"}  # of all runs; set by the fixture
+EXECUTOR = {"executor": "eager"}  # of all runs; set by the fixture
 STALE = {"stale_steps": 3}  # of 4 steps an epoch: copies are of different age at every epoch's end
 PLAIN = {
     f"{name}-{structure}": {"method": name, "structure": structure}
@@ -47,7 +47,7 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 every_run = pytest.mark.parametrize("fields", RUNS.values(), ids=RUNS)
 
 
-@pytest.fixture(scope="module", autouse=True, params=["separate", "fused"])
+@pytest.fixture(scope="module", autouse=True, params=["eager", "fused"])
 def executor(request):
     """How the members are computed: no method may care."""
     EXECUTOR["executor"] = request.param

@@ -61,7 +61,7 @@ def worker(config: TrainConfig, directory: Path, steps: int = 99) -> "subprocess
 def straight(request, data, tmp_path_factory) -> tuple[TrainConfig, Path]:
     """A run that was never stopped."""
     structure, _, executor = request.param.partition("-")
-    config = tiny(structure=structure, executor=executor or "separate")
+    config = tiny(structure=structure, executor=executor or "eager")
     directory = tmp_path_factory.mktemp("straight")
     train(config, data, directory)
     return config, directory

@@ -14,7 +14,7 @@ from search_helpers import SPACE, states, wait_until, write_space
 import okddip_search
 
 ROOT = Path(okddip_search.__file__).parents[1]
-QUICK = SPACE.replace("epochs: 8", "epochs: 2, executor: separate, precision: fp32")
+QUICK = SPACE.replace("epochs: 8", "epochs: 2, executor: eager, precision: fp32")
 # Python's path as Ray gets it is wrong, so that no worker of Tune's begins.
 BROKEN = """
 import sys

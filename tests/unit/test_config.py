@@ -57,7 +57,7 @@ OUT_OF_RANGE = [
     ("seed", 2**63, f"a whole number in [0, {2**63})"),
     ("device", "gpu", "one of auto, cpu, cuda"),
     ("precision", "fp16", "one of fp32, bf16, auto"),
-("executor", "graph", "one of separate, fused, graphed, auto"),
+("executor", "graph", "one of eager, fused, cuda_graph, auto"),
     ("leader_epoch", "first", "one of last, best"),
     ("checkpoint_every_s", -1.0, "a number in [0, 86400]"),
     ("num_threads", 0, "a whole number in [1, 1024] or null"),

@@ -293,7 +293,7 @@ def test_narrow_networks_have_no_other_strided_pointwise_convolution(model):
     assert all(m.stride == (1, 1) or m.in_channels >= 16 for m in plain)
 
 
-@pytest.mark.parametrize("executor", ["separate", "fused"])
+@pytest.mark.parametrize("executor", ["eager", "fused"])
 def test_a_narrow_group_trains_without_damaging_its_memory(executor):
     code = (
         "from trainer import TrainConfig; from trainer.tools.timing import Shape, short_run\n"

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from trainer.config.train import TrainConfig
-from trainer.engine.cuda_graph import GraphedSteps
+from trainer.engine.cuda_graph import CudaGraphSteps
 from trainer.group import executors
 from trainer.tools.timing import Shape, Variant
 from trainer.tools.verify import disagreement, doubt
@@ -13,12 +13,12 @@ DIGITS = Shape(1, 8, 8, 10)
 CONFIG = TrainConfig(
     model="resnet8", width=0.5, num_peers=2, device="cpu", num_threads=1, batch_size=16
 )
-GRAPHED = Variant("graphed", "fp32")
+GRAPHED = Variant("cuda_graph", "fp32")
 
 
 @pytest.fixture
 def on_the_cpu(monkeypatch):
-    """Let the CPU take graphed steps: launched instead of recorded."""
+    """Let the CPU take CUDA-graph steps: launched instead of recorded."""
     monkeypatch.setattr(executors, "capture_obstacle", lambda group: "")
 
 
@@ -48,7 +48,7 @@ def the_ramp_up_of_the_first_epoch(self, number, lr, ramp_weight):
     return epoch(self, number, lr, 0.0)
 
 
-full_step, epoch = GraphedSteps._full_step, GraphedSteps.epoch
+full_step, epoch = CudaGraphSteps._full_step, CudaGraphSteps.epoch
 MISTAKES = {
     "_full_step": [the_same_batch_in_every_step, a_step_less],
     "epoch": [another_learning_rate, the_ramp_up_of_the_first_epoch],
@@ -60,7 +60,7 @@ MISTAKES = {
     [pytest.param(name, m, id=m.__name__) for name, found in MISTAKES.items() for m in found],
 )
 def test_a_recording_that_goes_wrong_is_seen(on_the_cpu, monkeypatch, name, mistake):
-    monkeypatch.setattr(GraphedSteps, name, mistake)
+    monkeypatch.setattr(CudaGraphSteps, name, mistake)
     assert "differ by" in disagreement(CONFIG, DIGITS, GRAPHED)
 
 
@@ -83,4 +83,4 @@ def test_it_is_asked_in_a_process_that_may_end_or_hang(variant, shape, limit_s, 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_graph_that_is_recorded_passes(precision):
     config = TrainConfig(**{**CONFIG.to_dict(), "device": "cuda"})
-    assert doubt(config, DIGITS, Variant("graphed", precision)) == ""
+    assert doubt(config, DIGITS, Variant("cuda_graph", precision)) == ""

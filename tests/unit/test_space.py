@@ -294,6 +294,19 @@ def test_an_old_name_on_the_command_line_is_read_and_said(
     assert line.startswith("--set confirm.rivals: confirm.rivals is called confirm.baselines now")
 
 
+def test_an_executor_s_old_name_is_read_and_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(tmp_path, BASE.replace("epochs: 5", "executor: separate\n  epochs: 5"))
+    assert load_space(path).trainer["executor"] == "eager"
+    assert load_space(path, ["trainer.executor=graphed"]).trainer["executor"] == "cuda_graph"
+    assert [line.partition(" now;")[0] for line in caplog.messages] == [
+        f"{path}:4: the executor separate is called eager",
+        "--set trainer.executor: the executor graphed is called cuda_graph",
+    ]
+    assert TrainConfig(executor="separate").executor == "eager"  # type: ignore[arg-type]
+
+
 def test_a_search_of_an_earlier_version_has_old_names_without_a_word(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

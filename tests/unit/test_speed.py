@@ -55,7 +55,7 @@ def test_it_is_measured_once_and_read_again_by_a_resumed_search(tmp_path):
     spec = space(tmp_path)
     speed, asked = measured(spec, tmp_path)
     assert asked == [("measure_variants", 1.0, 0.0), ("measure_packing", 2, 0.0)]
-    assert speed.chosen["executor"] in ("separate", "fused")
+    assert speed.chosen["executor"] in ("eager", "fused")
     assert speed.chosen["precision"] in ("fp32", "bf16")
     assert speed.chosen["cpus_per_trial"] in (1.0, 2.0)
     assert all(seconds > 0 for seconds in speed.seconds.values())
@@ -70,7 +70,7 @@ def test_it_is_measured_once_and_read_again_by_a_resumed_search(tmp_path):
 
 
 def test_what_the_space_says_is_not_measured(tmp_path):
-    text = SPACE.replace("executor: auto, precision: auto", "executor: separate")
+    text = SPACE.replace("executor: auto, precision: auto", "executor: eager")
     speed, asked = measured(space(tmp_path, text.replace("auto", "1")), tmp_path)
     assert (speed, asked) == (Speed(), [])
     assert not (tmp_path / "speed.json").exists()
@@ -85,11 +85,11 @@ def test_a_damaged_record_is_told_and_not_measured_anew(tmp_path):
 @pytest.mark.parametrize(
     ("trainer", "search", "variants"),
     [
-        ("executor: auto", "", ["separate fp32", "fused fp32"]),
-        ("precision: auto", "", ["separate fp32", "separate bf16"]),
+        ("executor: auto", "", ["eager fp32", "fused fp32"]),
+        ("precision: auto", "", ["eager fp32", "eager bf16"]),
         ("executor: fused, precision: auto", "", ["fused fp32", "fused bf16"]),
         ("executor: auto", "model: {type: categorical, choices: [resnet8, vgg16]}", ["auto fp32"]),
-        ("", "", ["separate fp32"]),
+        ("", "", ["eager fp32"]),
     ],
 )
 def test_only_what_is_left_open_is_a_variant(tmp_path, trainer, search, variants):
@@ -109,26 +109,26 @@ def test_only_what_is_left_open_is_a_variant(tmp_path, trainer, search, variants
         ("confirm: {methods: [single, dml]}", True),
         ("confirm: {methods: [single, codistillation]}", False),  # its steps are not alike
         ("trainer: {method: codistillation, executor: auto}", False),
-        ("trainer: {executor: separate}", False),
+        ("trainer: {executor: eager}", False),
     ],
 )
 def test_a_cuda_graph_is_tried_where_it_suits_all_that_is_trained(tmp_path, more, is_tried):
     base = "name: t\ndata: {name: digits}\nsearch: {lr: {type: float, low: 0.1, high: 0.2}}\n"
     trainer = "" if more.startswith("trainer") else "trainer: {executor: auto}\n"
     spec = space(tmp_path, base + trainer + more)
-    assert ("graphed", "fp32") not in open_variants(spec, on_gpu=False)
-    assert (("graphed", "fp32") in open_variants(spec, on_gpu=True)) is is_tried
+    assert ("cuda_graph", "fp32") not in open_variants(spec, on_gpu=False)
+    assert (("cuda_graph", "fp32") in open_variants(spec, on_gpu=True)) is is_tried
 
 
 def test_a_cuda_graph_that_cannot_be_trusted_is_left_out_and_told(tmp_path):
     config = space(tmp_path).example().to_dict() | {"device": "cpu", "num_threads": 1}
-    answer = measure_variants(config, DIGITS, [("separate", "fp32"), ("graphed", "fp32")])
-    assert [row[:2] for row in answer["seconds"]] == [["separate", "fp32"]]
-    why = answer["left_out"]["graphed fp32"]
+    answer = measure_variants(config, DIGITS, [("eager", "fp32"), ("cuda_graph", "fp32")])
+    assert [row[:2] for row in answer["seconds"]] == [["eager", "fp32"]]
+    why = answer["left_out"]["cuda_graph fp32"]
     assert "CUDA graphs on a GPU alone, not on cpu" in why
-    speed = Speed({"executor": "separate"}, {"separate fp32": 0.01}, answer["left_out"])
+    speed = Speed({"executor": "eager"}, {"eager fp32": 0.01}, answer["left_out"])
     assert speed.describe() == (
-        f"Chosen by timing: executor separate (separate fp32 10 ms; graphed fp32 left out: {why})"
+        f"Chosen by timing: executor eager (eager fp32 10 ms; cuda_graph fp32 left out: {why})"
     )
 
 
@@ -166,8 +166,8 @@ def test_trials_share_a_device_in_the_number_that_gets_most_done(
 def test_variants_that_a_network_does_not_have_are_left_out():
     config = TrainConfig(model="vgg16", width=0.125, num_peers=1, device="cpu", batch_size=4)
     shape = Shape(3, 32, 32, 4)
-    times = time_variants(config, shape, [Variant("separate", "fp32"), Variant("fused", "fp32")])
-    assert list(times) == [Variant("separate", "fp32")]
+    times = time_variants(config, shape, [Variant("eager", "fp32"), Variant("fused", "fp32")])
+    assert list(times) == [Variant("eager", "fp32")]
 
 
 def test_runs_that_do_not_fit_are_told_from_slow_ones():
@@ -182,7 +182,7 @@ def test_runs_that_do_not_fit_are_told_from_slow_ones():
 def test_a_resumed_search_asks_its_own_machine(tmp_path):
     text = SPACE.replace("auto", "fused", 1).replace("precision: auto", "precision: fp32")
     spec = space(tmp_path, text.replace("cpus_per_trial: auto", "cpus_per_trial: 1"))
-    elsewhere = {"device": "cuda", "num_threads": 16, "executor": "graphed"}
+    elsewhere = {"device": "cuda", "num_threads": 16, "executor": "cuda_graph"}
     began = spec.model_copy(update={"machine": elsewhere})
     request = prepare.Request(began, tmp_path, True, 0, None, None, "")
     data = load_development_data(spec.data)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from trainer.config.strict import ConfigError, Count, Fraction, StrictModel
-from trainer.io.text import is_plain, shown
+from trainer.io.text import is_plain, truncate
 
 DatasetName = Literal["digits", "fashion_mnist", "cifar10", "cifar100", "image_folder"]
 
@@ -13,7 +13,7 @@ DatasetName = Literal["digits", "fashion_mnist", "cifar10", "cifar100", "image_f
 def require_plain(field: str, text: object) -> None:
     """Refuse a path that no system call takes, or that a terminal would obey in a message."""
     if isinstance(text, str) and not is_plain(text):
-        raise ConfigError([((field,), f"{shown(repr(text))} has a control character")])
+        raise ConfigError([((field,), f"{truncate(repr(text))} has a control character")])
 
 
 class DataConfig(StrictModel):

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from trainer.errors import TrainerError
-from trainer.io.text import shown
+from trainer.io.text import truncate
 from trainer.io.yaml import KeyPath
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -41,7 +41,7 @@ class ConfigError(TrainerError, ValueError):
     def __init__(self, problems: Sequence[tuple[KeyPath, str]]) -> None:
         self.problems = list(problems)
         told = [
-            shown(": ".join(filter(None, (".".join(map(str, path)), text))), LONGEST_PROBLEM)
+            truncate(": ".join(filter(None, (".".join(map(str, path)), text))), LONGEST_PROBLEM)
             for path, text in self.problems[:MOST_PROBLEMS]
         ]
         more = len(problems) - MOST_PROBLEMS
@@ -145,6 +145,6 @@ def _place(loc: KeyPath, values: Any) -> KeyPath:
 
 def _written(value: object) -> str:
     try:
-        return shown(repr(value))
+        return truncate(repr(value))
     except (RecursionError, ValueError):  # nested, or long as a number, beyond all measure
         return f"this {type(value).__name__}"

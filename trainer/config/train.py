@@ -8,7 +8,7 @@ Peers", section 4.1) wherever the paper has one.
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from trainer.config.data import DataConfig, require_plain
 from trainer.config.strict import ConfigError, Fraction, StrictModel, nearest
@@ -23,6 +23,8 @@ else:  # one line in the registry is all that a new method or network takes
     ModelName = Literal[tuple(MODELS)]
 
 
+RENAMED_EXECUTORS = {"separate": "eager", "graphed": "cuda_graph"}
+"""Values of ``executor`` by their names before version 0.2, still found in files."""
 MOST_TEACHERS = 3
 """A teacher may have a teacher of its own; each is trained before the next."""
 
@@ -122,8 +124,8 @@ class TrainConfig(StrictModel):
         default="fp32",
         description="bf16: autocast; auto: bf16 where the hardware has the instructions",
     )
-    executor: Literal["separate", "fused", "graphed", "auto"] = Field(
-        default="separate",
+    executor: Literal["eager", "fused", "cuda_graph", "auto"] = Field(
+        default="eager",
         description="members one by one, all at once as grouped convolutions, or side by side in a "
         "CUDA graph of the whole step: the same numbers but for rounding; auto: fused for small "
         "networks on the CPU, where it pays",
@@ -158,6 +160,11 @@ class TrainConfig(StrictModel):
             defaults["structure"] = info.structures[0]
         return {**defaults, **values}
 
+    @field_validator("executor", mode="before")
+    @classmethod
+    def _current_name(cls, value: Any) -> Any:
+        return RENAMED_EXECUTORS.get(value, value) if isinstance(value, str) else value
+
     @model_validator(mode="after")
     def _method_fits(self) -> Self:
         info = METHODS[self.method]
@@ -180,14 +187,14 @@ class TrainConfig(StrictModel):
         return self
 
     @model_validator(mode="after")
-    def _graphed_steps_are_alike(self) -> Self:
+    def _repeated_steps_are_alike(self) -> Self:
         reasons = {
             "streamed images are decoded outside of it": self.data.streaming,
             f"those of {self.method} are not alike": not METHODS[self.method].same_steps,
         }
-        if self.executor == "graphed" and any(reasons.values()):
+        if self.executor == "cuda_graph" and any(reasons.values()):
             why = " and ".join(reason for reason, holds in reasons.items() if holds)
-            text = f"'graphed' repeats one step from a CUDA graph, but {why}; use 'separate'"
+            text = f"'cuda_graph' repeats one step from a CUDA graph, but {why}; use 'eager'"
             raise ConfigError([(("executor",), text)])
         return self
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from trainer.config.data import DataConfig
 from trainer.data.images import DataError, Part, abbreviate
 from trainer.io.files import write_atomically
-from trainer.io.text import printable, shown
+from trainer.io.text import printable, truncate
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -72,7 +72,7 @@ def for_each_image(
             try:
                 do(index)
             except Exception as error:  # a decoder may raise anything on a damaged file
-                failures[index] = shown(f"{type(error).__name__}: {error}", 200)
+                failures[index] = truncate(f"{type(error).__name__}: {error}", 200)
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(do_slice, range(0, len(paths), 64)))

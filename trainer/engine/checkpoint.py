@@ -19,7 +19,7 @@ from torch import Tensor
 from trainer.errors import TrainerError
 from trainer.io.files import read_json, write_atomically
 from trainer.io.tensors import write_tensors
-from trainer.io.text import shown
+from trainer.io.text import truncate
 
 logger = logging.getLogger(__name__)
 
@@ -199,7 +199,7 @@ def _read(commit: Path) -> Checkpoint:
     except CheckpointError:
         raise
     except Exception as error:  # a damaged file leads a reader anywhere
-        what = shown(f"{type(error).__name__}: {error}", 300)
+        what = truncate(f"{type(error).__name__}: {error}", 300)
         raise DamagedCheckpointError(f"{commit} cannot be read: {what}") from error
 
 

@@ -26,7 +26,7 @@ WARM_UP_STEPS = 3
 """Steps before the recording, in which libraries set up what may not be set up while recording."""
 
 
-class GraphedSteps:
+class CudaGraphSteps:
     """Steps that a GPU repeats from a recording; where nothing is recorded, the same ones launched.
 
     Recording runs extra steps; everything they change, random numbers included, is restored.

@@ -41,7 +41,7 @@ class Steps(Protocol):
         """
 
 
-class LaunchedSteps:
+class EagerSteps:
     """Steps that Python launches operation by operation.
 
     Args:

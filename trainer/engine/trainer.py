@@ -23,7 +23,7 @@ from trainer.engine.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from trainer.engine.cuda_graph import GraphedSteps
+from trainer.engine.cuda_graph import CudaGraphSteps
 from trainer.engine.evaluation import evaluate
 from trainer.engine.hardware import (
     available_cores,
@@ -34,7 +34,7 @@ from trainer.engine.hardware import (
 )
 from trainer.engine.learner import Learner
 from trainer.engine.report import EpochReport
-from trainer.engine.steps import LaunchedSteps, Steps
+from trainer.engine.steps import EagerSteps, Steps
 from trainer.errors import TrainerError
 from trainer.group.executors import EXECUTORS, resolve_executor
 from trainer.group.group import Network, PeerGroup
@@ -116,13 +116,13 @@ class Trainer:
         self.group.execute_with(EXECUTORS[self.executor])
         self.method.to(self.device)
         self.method.prepare(self.group, data, teacher_dir)
-        graphed = self.executor == "graphed"
+        is_graph = self.executor == "cuda_graph"
         self.learner = Learner(
-            config, self.group, self.method, precision=self.precision, on_device=graphed
+            config, self.group, self.method, precision=self.precision, on_device=is_graph
         )
         self._data_fingerprint = data.fingerprint
         self._batches = data.training_batches(config.batch_size, self.device)
-        make_steps = GraphedSteps if graphed else LaunchedSteps
+        make_steps = CudaGraphSteps if is_graph else EagerSteps
         self._steps: Steps = make_steps(self.learner, self._batches, config.seed)
         self._validation = data.validation_batches(EVALUATION_BATCH[self.device.type], self.device)
         # Among images that it was trained on, the best epoch is the one that overfits most.

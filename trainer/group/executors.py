@@ -1,7 +1,7 @@
 """How a group is computed: executors by name, and which one a run gets.
 
 An executor is made of a group whose weights lie where they will stay, and computes its forward
-pass. ``graphed`` changes more than that: the whole step is
+pass. ``cuda_graph`` changes more than that: the whole step is
 recorded (``trainer.engine.cuda_graph``).
 """
 
@@ -12,13 +12,13 @@ from torch import nn
 from trainer.config.strict import ConfigError
 from trainer.config.train import TrainConfig
 from trainer.group.fused import FusedGroup, obstacle
-from trainer.group.group import Executor, PeerGroup, separate
+from trainer.group.group import Executor, PeerGroup, eager
 from trainer.group.streams import capture_obstacle, forked
 
 EXECUTORS: dict[str, Callable[[PeerGroup], Executor]] = {
-    "separate": separate,
+    "eager": eager,
     "fused": FusedGroup,
-    "graphed": forked,
+    "cuda_graph": forked,
 }
 
 FEW_CHANNELS = 32
@@ -33,19 +33,19 @@ def resolve_executor(config: TrainConfig, group: PeerGroup) -> str:
         ConfigError: Fused members were asked for, of a network that cannot be fused; or a CUDA
             graph where there can be none.
     """
-    if config.executor == "separate":
-        return "separate"
-    if config.executor == "graphed":
+    if config.executor == "eager":
+        return "eager"
+    if config.executor == "cuda_graph":
         if problem := capture_obstacle(group):
-            raise ConfigError([(("executor",), f"'graphed' was asked for, but {problem}")])
-        return "graphed"
+            raise ConfigError([(("executor",), f"'cuda_graph' was asked for, but {problem}")])
+        return "cuda_graph"
     problem = obstacle(group)
     if config.executor == "fused":
         if problem:
             text = f"'fused' was asked for, but {config.model} cannot be fused: {problem}"
             raise ConfigError([(("executor",), text)])
         return "fused"
-    return "separate" if problem or not fusing_pays(group) else "fused"
+    return "eager" if problem or not fusing_pays(group) else "fused"
 
 
 def fusing_pays(group: PeerGroup) -> bool:

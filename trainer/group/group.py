@@ -83,7 +83,7 @@ class PeerGroup(nn.Module):
     ) -> None:
         super().__init__()
         self.blocks = architecture.blocks
-        self._make_executor: Callable[[PeerGroup], Executor] = separate
+        self._make_executor: Callable[[PeerGroup], Executor] = eager
         self._executor: Executor | None = None
         num_trunks = num_members if structure == "network" else 1
         self.trunks = nn.ModuleList(architecture.trunk() for _ in range(num_trunks))
@@ -126,7 +126,7 @@ class PeerGroup(nn.Module):
         return self.member(self.num_members - 1)
 
 
-def separate(group: PeerGroup) -> Executor:
+def eager(group: PeerGroup) -> Executor:
     """Return the plain executor: one member after the other."""
 
     def execute(images_NCHW: Tensor) -> GroupOutput:

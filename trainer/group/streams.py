@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.group.group import Executor, GroupOutput, PeerGroup, scale_gradient, separate
+from trainer.group.group import Executor, GroupOutput, PeerGroup, eager, scale_gradient
 
 
 def capture_obstacle(group: PeerGroup) -> str:
@@ -22,7 +22,7 @@ def forked(group: PeerGroup) -> Executor:
     """
     device = next(group.parameters()).device
     if device.type != "cuda":
-        return separate(group)
+        return eager(group)
     return on_streams(group, [new_stream(device) for _ in range(group.num_members - 1)])
 
 
@@ -50,7 +50,7 @@ def on_streams(group: PeerGroup, streams: list[torch.cuda.Stream]) -> Executor:
         for stream in streams:
             stream.wait_stream(home)
         # Member after member in every part, not part after part in every member: dropout draws
-        # its random numbers in the order of the separate executor.
+        # its random numbers in the order of the eager executor.
         hidden = hidden or each(group.trunks, [images_NCHW] * len(lanes), lanes)
         if group.trunk_gradient_scale != 1.0:
             hidden = [scale_gradient(h, group.trunk_gradient_scale) for h in hidden]

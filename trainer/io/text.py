@@ -34,11 +34,11 @@ def printable(text: object) -> str:
     return visible(str(text)).replace("\n", r"\n").replace("\t", r"\t")
 
 
-def shown(value: object, most: int = 80) -> str:
+def truncate(value: object, most: int = 80) -> str:
     """Return a value for a message: on one line, a long one truncated.
 
     Args:
-        value: A text, or anything else, of which ``repr`` is shown.
+        value: A text, or anything else, of which ``repr`` is taken.
         most: Longest result, in characters.
     """
     text = printable(value if isinstance(value, str) else repr(value))

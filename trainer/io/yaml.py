@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from trainer.errors import TrainerError
-from trainer.io.text import is_plain, shown
+from trainer.io.text import is_plain, truncate
 
 KeyPath = tuple[str | int, ...]
 
@@ -134,7 +134,7 @@ def _compose(text: str) -> yaml.Node | None:
         mark = error.problem_mark or error.context_mark
         hint = "; indent with spaces, not tabs" if "'\\t'" in (error.problem or "") else ""
         what = ": ".join(part for part in (error.context, error.problem) if part)
-        text = f"not valid YAML: {shown(what, 300)}{hint}"
+        text = f"not valid YAML: {truncate(what, 300)}{hint}"
         raise YamlError(mark.line + 1 if mark else 1, text) from None
     except (ValueError, OverflowError):  # PyYAML passes any "\Uxxxxxxxx" on to chr()
         raise YamlError(1, "not valid YAML: an escape in quotes is beyond Unicode") from None
@@ -163,7 +163,7 @@ def _mapping(node: yaml.MappingNode, path: KeyPath, parsed: Parsed) -> dict[str,
             continue
         key = str(key_node.value)  # as written: `on: 1` has the key "on"
         if len(key) > MAX_KEY or not is_plain(key):
-            parsed.problems.append((line, f"{shown(key)} is no key: a key is a plain word"))
+            parsed.problems.append((line, f"{truncate(key)} is no key: a key is a plain word"))
             continue
         if key in values:
             first = parsed.lines[(*path, key)]
@@ -186,7 +186,7 @@ def _scalar(kind: str, text: str) -> Any:
     match kind:
         case "str":
             if not is_plain(text, but="\n\t"):
-                raise ValueError(f"{shown(text)} has a character that no text here needs")
+                raise ValueError(f"{truncate(text)} has a character that no text here needs")
             return text
         case "null":
             return None
@@ -199,7 +199,7 @@ def _scalar(kind: str, text: str) -> Any:
             if not math.isfinite(value):
                 raise ValueError(f"{text[:30]} is not a finite number")
             return value
-    raise ValueError(f"tags such as {shown(kind)} are not allowed")
+    raise ValueError(f"tags such as {truncate(kind)} are not allowed")
 
 
 def _whole_number(text: str) -> int:

@@ -15,7 +15,7 @@ from trainer.errors import TrainerError
 from trainer.group.group import Network, single_network
 from trainer.io.files import read_json, write_json
 from trainer.io.tensors import write_tensors
-from trainer.io.text import shown
+from trainer.io.text import truncate
 from trainer.leader.files import INFO, WEIGHTS
 from trainer.models import build_architecture, check_size
 from trainer.registry import MODELS
@@ -90,7 +90,7 @@ def load_info(directory: Path) -> LeaderInfo:
     except FileNotFoundError:
         raise
     except (OSError, TypeError, ValueError) as error:
-        raise DamagedLeaderError(f"{path} is damaged: {shown(str(error), 300)}") from None
+        raise DamagedLeaderError(f"{path} is damaged: {truncate(str(error), 300)}") from None
     if problem:
         raise DamagedLeaderError(f"{path} describes no network: {problem}")
     return info
@@ -117,7 +117,7 @@ def _problem(info: LeaderInfo) -> str:
     }
     wrong = next((name for name, fine in checks.items() if not fine), None)
     if wrong is not None:
-        return f"{wrong} is {shown(repr(getattr(info, wrong)))}"
+        return f"{wrong} is {truncate(repr(getattr(info, wrong)))}"
     if not all(isinstance(size, int) for size in shape):
         return f"input_shape is {shape}"
     try:
@@ -160,7 +160,7 @@ def load_leader(directory: Path) -> Leader:
     except FileNotFoundError:
         raise
     except Exception as error:  # a damaged file leads a reader anywhere
-        what = shown(f"{type(error).__name__}: {error}", 300)
+        what = truncate(f"{type(error).__name__}: {error}", 300)
         raise DamagedLeaderError(f"{path} is damaged, or of another network: {what}") from None
     return Leader(network.eval(), info)
 

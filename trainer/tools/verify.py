@@ -14,7 +14,7 @@ from torch import Tensor
 from trainer.config.strict import ConfigError
 from trainer.config.train import TrainConfig
 from trainer.engine.trainer import Trainer
-from trainer.io.text import shown
+from trainer.io.text import truncate
 from trainer.tools.timing import Shape, Variant, child_environment, short_run
 
 EPOCHS = 3
@@ -48,7 +48,7 @@ def doubt(config: TrainConfig, shape: Shape, variant: Variant, limit_s: float = 
         return f"it was not done after {limit_s:g} s"
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or [""])[-1]
-        return f"its process ended with {done.returncode} {shown(last, 200)}".rstrip()
+        return f"its process ended with {done.returncode} {truncate(last, 200)}".rstrip()
     answer: str = json.loads(done.stdout.splitlines()[-1])
     return answer
 
@@ -60,12 +60,12 @@ def disagreement(config: TrainConfig, shape: Shape, variant: Variant) -> str:
         In what they differ; empty: but for rounding in nothing.
     """
     for precision in dict.fromkeys(("fp32", variant.precision)):
-        plain = _trained(config, shape, Variant("separate", precision))
+        plain = _trained(config, shape, Variant("eager", precision))
         doubted = _trained(config, shape, Variant(variant.executor, precision))
         for what, expected in plain.items():
             apart = ((doubted[what] - expected).norm() / expected.norm().clamp_min(1e-12)).item()
             if not apart <= TOLERANCE[precision]:  # a NaN is not
-                return f"its {what} differ by {100 * apart:.0f} % from those of 'separate'"
+                return f"its {what} differ by {100 * apart:.0f} % from those of 'eager'"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""Graphed steps compute what launched ones do; on the CPU all but the recording is tested.
+"""CUDA-graph steps compute what eager ones do; on the CPU all but the recording is tested.
 
 What a GPU alone can show (recording, replays, streams) is in the tests marked so; here a stand-in
 for the recording shows that it leaves no trace.
@@ -18,12 +18,12 @@ from trainer.config.strict import ConfigError
 from trainer.config.train import TrainConfig
 from trainer.data.base import DevelopmentData
 from trainer.data.load import load_development_data
-from trainer.engine import cuda_graph as graphed
-from trainer.engine.cuda_graph import GraphedSteps
+from trainer.engine import cuda_graph as module
+from trainer.engine.cuda_graph import CudaGraphSteps
 from trainer.engine.run import TrainingRun
 from trainer.engine.trainer import NonFiniteLossError, Trainer
 from trainer.group import executors
-from trainer.group.group import PeerGroup, separate
+from trainer.group.group import PeerGroup, eager
 from trainer.group.streams import capture_obstacle, on_streams
 from trainer.models import build_architecture
 
@@ -66,7 +66,7 @@ def data() -> DevelopmentData:
 
 @pytest.fixture(autouse=True)
 def exact(monkeypatch):
-    """Let the CPU take graphed steps, and a GPU calculate in full float32."""
+    """Let the CPU take CUDA-graph steps, and a GPU calculate in full float32."""
     monkeypatch.setattr(executors, "capture_obstacle", lambda group: "")
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
@@ -93,30 +93,30 @@ def learned(trainer: Trainer, start: dict[str, Tensor]) -> Tensor:
     return torch.cat([(now[name] - tensor).double().flatten() for name, tensor in start.items()])
 
 
-def assert_same_training(graphed: Trainer, separate: Trainer) -> None:
-    start = {k: t.clone() for k, t in separate.learner.tensors().items() if t.is_floating_point()}
+def assert_same_training(graphed: Trainer, eager: Trainer) -> None:
+    start = {k: t.clone() for k, t in eager.learner.tensors().items() if t.is_floating_point()}
     start = {name: tensor for name, tensor in start.items() if name.startswith("model.")}
     mine = graphed.learner.tensors()
     assert all(torch.equal(mine[name], tensor) for name, tensor in start.items())
-    for trainer in (graphed, separate):  # as if alone: they share a random generator
+    for trainer in (graphed, eager):  # as if alone: they share a random generator
         torch.manual_seed(0)
         list(trainer.epochs())
-    for report, expected in zip(graphed.history, separate.history, strict=True):
+    for report, expected in zip(graphed.history, eager.history, strict=True):
         assert (report.lr, report.ramp_weight) == (expected.lr, expected.ramp_weight)
         assert list(report.train) == list(expected.train)
         for part, value in expected.train.items():
             assert report.train[part] == pytest.approx(value, rel=TOLERANCE, abs=1e-6), part
-    assert distance(logits(graphed), logits(separate)) <= TOLERANCE
-    assert distance(learned(graphed, start), learned(separate, start)) <= TOLERANCE
+    assert distance(logits(graphed), logits(eager)) <= TOLERANCE
+    assert distance(learned(graphed, start), learned(eager, start)) <= TOLERANCE
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("fields", RUNS.values(), ids=RUNS)
 def test_twenty_steps_learn_the_same(data, fields, device):
-    graphed, separate = (make(e, data, device=device, **fields) for e in ("graphed", "separate"))
-    assert isinstance(graphed._steps, GraphedSteps)
-    assert graphed.environment()["executor"] == "graphed"
-    assert_same_training(graphed, separate)
+    graphed, eager = (make(e, data, device=device, **fields) for e in ("cuda_graph", "eager"))
+    assert isinstance(graphed._steps, CudaGraphSteps)
+    assert graphed.environment()["executor"] == "cuda_graph"
+    assert_same_training(graphed, eager)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -127,7 +127,7 @@ def test_a_teacher_teaches_the_same(data, tmp_path, device):
     assert_same_training(
         *(
             Trainer(tiny(executor=executor, **fields), data, tmp_path / "leader")
-            for executor in ("graphed", "separate")
+            for executor in ("cuda_graph", "eager")
         )
     )
 
@@ -136,17 +136,17 @@ def test_a_teacher_teaches_the_same(data, tmp_path, device):
 @pytest.mark.parametrize("structure", STRUCTURES)
 def test_bf16_learns_about_the_same(data, structure):
     fields = {"device": "cuda", "precision": "bf16", "structure": structure}
-    graphed, separate = (make(e, data, **fields) for e in ("graphed", "separate"))
-    for report, expected in zip(graphed.epochs(), separate.epochs(), strict=True):
+    graphed, eager = (make(e, data, **fields) for e in ("cuda_graph", "eager"))
+    for report, expected in zip(graphed.epochs(), eager.epochs(), strict=True):
         assert report.train["total"] == pytest.approx(expected.train["total"], rel=1e-2)
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(
-    ("first", "then"), [("separate", "graphed"), ("graphed", "separate"), ("graphed", "fused")]
+    ("first", "then"), [("eager", "cuda_graph"), ("cuda_graph", "eager"), ("cuda_graph", "fused")]
 )
 def test_a_state_moves_between_executors_with_its_momentum(data, tmp_path, first, then, device):
-    straight = make("separate", data, device=device)
+    straight = make("eager", data, device=device)
     list(straight.epochs())
     trainer = make(first, data, device=device)
     for _ in range(2):
@@ -169,7 +169,7 @@ def test_a_state_moves_between_executors_with_its_momentum(data, tmp_path, first
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_trainer_that_has_trained_can_take_over_a_state(data, tmp_path, device):
     """The state goes where the graph looks for it."""
-    first, second = (make("graphed", data, device=device, epochs=3) for _ in range(2))
+    first, second = (make("cuda_graph", data, device=device, epochs=3) for _ in range(2))
     first.run_epoch()
     first.save(tmp_path)
     for _ in range(2):
@@ -184,7 +184,7 @@ def test_a_trainer_that_has_trained_can_take_over_a_state(data, tmp_path, device
 def test_every_image_of_the_launched_steps_is_used_and_no_other(train_limit):
     fields = {"data": {"train_limit": train_limit, "validation": 150}, "epochs": 1}
     data = load_development_data(tiny(**fields).data)
-    trainers = [Trainer(tiny(executor=e, **fields), data) for e in ("graphed", "separate")]
+    trainers = [Trainer(tiny(executor=e, **fields), data) for e in ("cuda_graph", "eager")]
     assert_same_training(*trainers)
     counts = [trainer._train_epoch(0.001, 1.0)[1] for trainer in trainers]
     assert counts == [train_limit - (train_limit == 97)] * 2
@@ -194,7 +194,7 @@ def test_every_image_of_the_launched_steps_is_used_and_no_other(train_limit):
 @pytest.mark.parametrize("bad_step", [1, 4])
 def test_the_error_names_the_first_bad_step(data, monkeypatch, bad_step, device):
     """It is found after the epoch; the last step is the small batch."""
-    trainer = make("graphed", data, device=device)
+    trainer = make("cuda_graph", data, device=device)
     trainer.run_epoch()
     draw = trainer._batches.draw
 
@@ -245,7 +245,7 @@ def fake_recording(monkeypatch) -> Iterator[list[FakeGraph]]:
         made.append(FakeGraph())
         return made[-1]
 
-    monkeypatch.setattr(graphed, "new_stream", lambda device: FakeStream())
+    monkeypatch.setattr(module, "new_stream", lambda device: FakeStream())
     fakes = {
         "current_stream": lambda device: FakeStream(),
         "stream": lambda stream: contextlib.nullcontext(),
@@ -268,9 +268,9 @@ def recorded(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> Trainer:
 @pytest.mark.parametrize("fields", [{}, {"attention": "random"}, {"method": "one"}])
 def test_recording_leaves_no_trace(data, fields, fake_recording, monkeypatch):
     """Weights, momentum, batch statistics, random numbers, losses: bit for bit as without it."""
-    plain = make("graphed", data, **fields)
+    plain = make("cuda_graph", data, **fields)
     list(plain.epochs())
-    trainer = recorded(make("graphed", data, **fields), monkeypatch)
+    trainer = recorded(make("cuda_graph", data, **fields), monkeypatch)
     list(trainer.epochs())
     assert [graph.replays for graph in fake_recording] == [16]
     expected = plain.learner.tensors()
@@ -280,7 +280,7 @@ def test_recording_leaves_no_trace(data, fields, fake_recording, monkeypatch):
 
 
 def test_it_is_recorded_anew_where_the_weights_have_moved(data, fake_recording, monkeypatch):
-    trainer = recorded(make("graphed", data), monkeypatch)
+    trainer = recorded(make("cuda_graph", data), monkeypatch)
     trainer.run_epoch()
     weight = trainer.group.classifiers[0].weight
     weight.data = weight.data.clone()
@@ -292,7 +292,7 @@ def test_it_is_recorded_anew_where_the_weights_have_moved(data, fake_recording, 
 @needs_cuda
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_no_replay_makes_the_cpu_wait_for_the_gpu(data, precision):
-    trainer = make("graphed", data, device="cuda", precision=precision)
+    trainer = make("cuda_graph", data, device="cuda", precision=precision)
     trainer.run_epoch()
     steps = trainer._steps
     steps._done_1.zero_()
@@ -336,7 +336,7 @@ def test_members_on_streams_of_their_own_compute_the_same(structure, members, mo
     monkeypatch.setattr(torch.cuda, "stream", on)
     images = torch.randn(4, 3, 8, 8)
     actual = on_streams(group, peers)(images)
-    for mine, expected in zip(actual, separate(group)(images), strict=True):
+    for mine, expected in zip(actual, eager(group)(images), strict=True):
         assert torch.equal(mine, expected)
     forks = [log.index(f"{peer.name} waits for home") for peer in peers]
     joins = [log.index(f"home waits for {peer.name}") for peer in peers]
@@ -354,8 +354,10 @@ def test_members_on_streams_of_their_own_compute_the_same(structure, members, mo
 
 def test_without_a_gpu_it_is_refused(data, monkeypatch):
     monkeypatch.setattr(executors, "capture_obstacle", capture_obstacle)
-    with pytest.raises(ConfigError, match="executor: 'graphed' was asked for, but .* not on cpu"):
-        make("graphed", data)
+    with pytest.raises(
+        ConfigError, match="executor: 'cuda_graph' was asked for, but .* not on cpu"
+    ):
+        make("cuda_graph", data)
 
 
 @pytest.mark.parametrize(
@@ -372,14 +374,14 @@ def test_without_a_gpu_it_is_refused(data, monkeypatch):
     ],
 )
 def test_what_cannot_be_repeated_is_refused_by_the_configuration(fields, reason):
-    with pytest.raises(ConfigError, match=f"executor: 'graphed' repeats .*{reason}; use 'sep"):
-        tiny(executor="graphed", **fields)
+    with pytest.raises(ConfigError, match=f"executor: 'cuda_graph' repeats .*{reason}; use 'eager"):
+        tiny(executor="cuda_graph", **fields)
 
 
 def test_only_its_own_executor_has_it(data):
-    for executor, learning in itertools.product(("separate", "fused", "auto"), (False, True)):
+    for executor, learning in itertools.product(("eager", "fused", "auto"), (False, True)):
         trainer = make(executor, data)
         if learning:
             trainer.run_epoch()
-        assert not isinstance(trainer._steps, GraphedSteps)
+        assert not isinstance(trainer._steps, CudaGraphSteps)
         assert isinstance(trainer.learner.optimizer.param_groups[0]["lr"], float)

@@ -13,7 +13,7 @@ from okddip_search.confirm.plan import (
     longer_single,
 )
 from okddip_search.errors import UserError
-from okddip_search.space.baselines import rival_config, rival_spec
+from okddip_search.space.baselines import baseline_config, baseline_spec
 from okddip_search.space.load import load_space
 from okddip_search.space.settings import ConfirmSettings
 from okddip_search.study.study import open_study
@@ -224,7 +224,7 @@ LEADING = TrainConfig(
 
 @pytest.mark.parametrize("method", ["single", "independent", "dml", "one", "cl_ilr"])
 def test_a_baseline_has_the_searched_optimiser_network_and_length(method):
-    baseline = rival_config(method, LEADING)
+    baseline = baseline_config(method, LEADING)
     assert baseline["method"] == method
     for name in ("model", "width", "lr", "weight_decay", "lr_schedule", "epochs", "batch_size",
                  "momentum", "label_smoothing"):  # fmt: skip
@@ -245,7 +245,7 @@ def test_a_baseline_has_the_searched_optimiser_network_and_length(method):
 def test_a_baseline_has_the_same_group_size_and_teaches_as_published(
     method, peers, structure, temperature
 ):
-    baseline = rival_config(method, LEADING)
+    baseline = baseline_config(method, LEADING)
     assert (baseline["num_peers"], baseline["structure"], baseline["temperature"]) == (
         peers, structure, temperature
     )  # fmt: skip
@@ -255,7 +255,7 @@ def test_a_baseline_has_the_same_group_size_and_teaches_as_published(
 
 def test_a_group_baseline_of_a_single_network_has_the_usual_number_of_peers():
     alone = TrainConfig(method="single", lr=0.2).to_dict()
-    assert rival_config("dml", alone)["num_peers"] == 3
+    assert baseline_config("dml", alone)["num_peers"] == 3
 
 
 def test_a_baseline_that_needs_a_teacher_is_refused_without_one_when_the_space_is_read(tmp_path):
@@ -265,7 +265,7 @@ def test_a_baseline_that_needs_a_teacher_is_refused_without_one_when_the_space_i
 
 
 def test_a_baselines_own_search_has_the_same_budget_and_only_the_fields_that_it_reads(spec):
-    single, dml, one = (rival_spec(spec, m) for m in ("single", "dml", "one"))
+    single, dml, one = (baseline_spec(spec, m) for m in ("single", "dml", "one"))
     assert list(single.search) == ["lr"]
     assert list(dml.search) == ["lr", "num_peers"]
     assert one.example().structure == "branch"
@@ -276,7 +276,7 @@ def test_a_baselines_own_search_has_the_same_budget_and_only_the_fields_that_it_
 
 def test_a_baselines_own_search_drops_the_conditions_on_the_method():
     spec = load_space("methods_cifar10", ["data.root=/nowhere"])
-    dml, single = rival_spec(spec, "dml"), rival_spec(spec, "single")
+    dml, single = baseline_spec(spec, "dml"), baseline_spec(spec, "single")
     assert set(dml.search) == {
         "lr", "weight_decay", "num_peers", "temperature", "peer_weight", "dml_target"
     }  # fmt: skip
@@ -310,9 +310,9 @@ def test_a_baselines_own_search_has_no_more_trials_than_its_space_has_points(tmp
                       "lr: {type: categorical, choices: [0.1, 0.2]}")
     )  # fmt: skip
     spec = load_space(tmp_path / "space.yaml")
-    assert rival_spec(spec, "single").study.trials == 3  # two points and the enqueued one
-    assert rival_spec(spec, "dml").study.trials == 7
-    assert rival_spec(spec, "okddip").study.trials == 9
+    assert baseline_spec(spec, "single").study.trials == 3  # two points and the enqueued one
+    assert baseline_spec(spec, "dml").study.trials == 7
+    assert baseline_spec(spec, "okddip").study.trials == 9
 
 
 def test_a_baselines_own_search_leaves_out_what_applies_only_with_another_structure(tmp_path):
@@ -325,6 +325,6 @@ def test_a_baselines_own_search_leaves_out_what_applies_only_with_another_struct
         )
     )
     spec = load_space(tmp_path / "space.yaml")
-    one = rival_spec(spec, "one").search
+    one = baseline_spec(spec, "one").search
     assert "momentum" not in one and not one["label_smoothing"].when
-    assert rival_spec(spec, "dml").search["momentum"].when == {"structure": ("network",)}
+    assert baseline_spec(spec, "dml").search["momentum"].when == {"structure": ("network",)}
