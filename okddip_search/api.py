@@ -247,7 +247,7 @@ def search(
         timeout: No trial starts after it: ``8h``, ``90m``, ``30s``.
         budget: Time for everything, confirmation included: ``8h``, or ``80 gpu-hours``.
         resume: Whether to resume the search in the directory.
-        confirm: Whether to go on with the confirmation that the space asks for; ``Search.confirm``
+        confirm: Whether to run the confirmation that the space asks for; ``Search.confirm``
             does the same later.
         name: Name of the search, instead of the space's.
         overrides: Changes to the space, ``key=value`` with dotted keys: ``trainer.epochs=5``.

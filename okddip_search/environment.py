@@ -1,4 +1,4 @@
-"""What a process of ours needs before it imports Ray or MLflow, and before it writes a file.
+"""Settings of a process of ours, made before it imports Ray or MLflow and before it writes a file.
 
 Importing ``okddip_search`` itself changes nothing; the rooms that import Ray and MLflow apply the
 settings, and whoever starts a command or a worker protects its files.

@@ -5,7 +5,7 @@ class UserError(Exception):
     """Bad input, or a surrounding that does not allow what was asked.
 
     Attributes:
-        message: What is wrong, with the place (``space.yaml:12: ...``) where there is one.
+        message: The problem, with its place (``space.yaml:12: ...``) where there is one.
         remedy: What to do about it; may be empty.
     """
 

@@ -12,7 +12,7 @@ SPEC = "spec.yaml"
 JOURNAL = "study.journal"
 """The Optuna study: every decision and every epoch's value."""
 SPEED = "speed.json"
-"""What was timed before the first trial."""
+"""The timings made before the first trial, and the choice they led to."""
 
 TRIALS = "trials"
 RESULT = "result.json"

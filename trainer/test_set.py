@@ -82,7 +82,7 @@ def open_test(
     """Open the test set, once for all of these leaders.
 
     The opening is on disk in ``log``, with the leaders and the digests of their weights, before
-    the first image is read, so that no look at the test set can go unrecorded; each result follows
+    the first image is read, so that no look at the test set goes unrecorded; each result follows
     as soon as it is known. The images are read once. Leaders run in eval mode and float32.
 
     Args:

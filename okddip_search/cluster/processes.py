@@ -11,7 +11,7 @@ CLOCKS_DIFFER_S = 60.0
 def is_alive(process: psutil.Process) -> bool:
     """Return whether a process still runs: one that has only to be reaped does not.
 
-    It is told from a later process with the same number by the time it began.
+    The start time distinguishes it from a later process with the same number.
     """
     with suppress(psutil.Error):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE

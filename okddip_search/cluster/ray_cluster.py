@@ -35,7 +35,7 @@ PREFIX = "okddip-"
 OWNER = "owner"
 """In Ray's folder: a file that its driver holds locked as long as it lives."""
 STALE_AFTER_S = 60.0
-KEPT = "All that was reported is kept; go on with --resume, or with the same confirm command."
+KEPT = "Everything reported so far is kept; resume with --resume, or with the same confirm command."
 ENDED = (
     "The command has ended: it was killed, or Ray's raylet died (killed, or the machine is out of "
     f"memory). {KEPT}"
@@ -52,14 +52,14 @@ def ray_cluster(
 ) -> Iterator[list[Node]]:
     """Start a private Ray on this machine, or join the one at ``--address``.
 
-    What it yields is what the machines have, of which at least one trial fits on one.
+    Yields the nodes and their resources; at least one trial fits on one of them.
 
     Args:
         settings: What a trial occupies.
         gpus: GPUs to use; None: all.
         address: Of a running cluster; None: this machine.
-        terminal: Where the user is told, should this process or its Ray be killed.
-        stop: Ends this process at a second signal; the private Ray is ended then, too.
+        terminal: Gets a line if this process or its Ray is killed.
+        stop: Ends this process, and the private Ray, at a second signal.
 
     Raises:
         UserError: More is asked for than there is, or no cluster answers.

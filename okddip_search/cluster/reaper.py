@@ -36,7 +36,7 @@ ROUNDS = 20
 def reaped(folder: Path, last_words: str, terminal: IO[str]) -> Iterator[Callable[[], None]]:
     """Have the processes of a Ray killed at the end of the block, or of this process.
 
-    What it yields is for a process that ends at once and has told the user: no last words then.
+    Yields a function for a process that is about to end and has said why: no last words then.
 
     Args:
         folder: Of that Ray alone; its daemons name it in their command lines. It is removed where
@@ -45,7 +45,7 @@ def reaped(folder: Path, last_words: str, terminal: IO[str]) -> Iterator[Callabl
         terminal: Where the user reads; it has a descriptor.
     """
     command = [sys.executable, "-m", "okddip_search.cluster.reaper", str(folder), last_words]
-    # In a session of its own: what ends the driver's process group must not end it, too.
+    # In a session of its own: a signal to the driver's process group must not end it.
     with subprocess.Popen(
         command,
         stdin=subprocess.PIPE,

@@ -25,8 +25,8 @@ def call_in_worker(
 ) -> T:
     """Call a function once in a worker with so many cores and GPUs; a failure is not retried.
 
-    On the driver's own node if that has them, as the driver is who can read the images. While they
-    are taken, the user is told so.
+    On the driver's own node if that has them, because the driver can read the images. Says so
+    while they are taken.
 
     Raises:
         Stopped: A signal came; the worker is ended, or not waited for any more.

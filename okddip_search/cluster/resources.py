@@ -1,4 +1,4 @@
-"""What a search occupies: GPUs, cores and slots, decided before anything starts."""
+"""The GPUs, cores and slots of a search, decided before anything starts."""
 
 import os
 from collections.abc import Sequence

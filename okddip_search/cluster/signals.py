@@ -13,7 +13,7 @@ STOPPED = 130
 
 
 class Stopped(KeyboardInterrupt):
-    """What was going on was left because a signal came."""
+    """The current work was abandoned because of a signal."""
 
 
 def quit_on_signals() -> None:
@@ -36,7 +36,7 @@ def _heard() -> list[signal.Signals]:
 
 
 class Interruptible(Protocol):
-    """What a stop switch ends after a first signal: a study being run."""
+    """A running study, which a stop switch ends after a first signal."""
 
     interrupted: bool
 

@@ -27,7 +27,7 @@ class PendingResources:
     """Measures how long something has waited for cores and GPUs, from construction.
 
     Args:
-        what: Waits for them; begins a sentence that goes on with "could be started".
+        what: Waits for them; the beginning of a sentence "… could be started".
         cpus: Cores it needs.
         gpus: GPUs it needs.
     """

@@ -1,4 +1,4 @@
-"""What of a space may change while a search is broken off: budget, resources, where images lie."""
+"""The parts of a space that may change before a resume: limits, resources, the images' place."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -9,7 +9,7 @@ from trainer.registry import readers_of
 
 
 def check_space(document: Document, *, is_saved: bool = False) -> SearchSpec:
-    """Check a document: each section by itself, then the space as a whole.
+    """Check a document: each section on its own, then the space as a whole.
 
     Args:
         document: Of a space file.

@@ -11,7 +11,7 @@ from trainer.io.yaml import KeyPath
 
 Problem = tuple[KeyPath, str]
 
-# Not hyperparameters: every trial must see the same images, on the machine as it is.
+# Not hyperparameters: every trial must see the same images, on the given machine.
 NEVER_SEARCHED = {
     "data": "every trial uses the same data",
     "seed": "each trial's seed is made from study.seed and its number",

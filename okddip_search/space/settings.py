@@ -52,7 +52,7 @@ def format_duration(seconds: float) -> str:
 
 
 class ObjectiveSettings(StrictModel):
-    """What the study maximises."""
+    """The value that the study maximises."""
 
     metric: Literal["leader_accuracy"] = Field(
         "leader_accuracy", description="of the leader, on the validation images"
@@ -210,7 +210,7 @@ RENAMED = {"rivals": "baselines"}
 
 
 class ConfirmSettings(StrictModel):
-    """What is trained again over several seeds once the search is over, to be believed."""
+    """The runs over several seeds that follow a search and test whether its winner is real."""
 
     top: int = Field(3, ge=1, le=20, description="best configurations of the search to confirm")
     seeds: int = Field(5, ge=2, le=1000, description="runs of each, with the same list of seeds")

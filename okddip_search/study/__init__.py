@@ -1,1 +1,1 @@
-"""The Optuna study: its storage, its trials, and what is told about them."""
+"""The Optuna study: its storage, its trials, and its sessions."""

@@ -1,4 +1,4 @@
-"""What a search directory holds, read while a search may be at work in it."""
+"""Reads a search directory, also while a search is writing to it."""
 
 import tempfile
 from collections.abc import Mapping

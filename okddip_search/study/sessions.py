@@ -48,7 +48,7 @@ class Session:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the study remembers, in case that ``sessions.jsonl`` is lost."""
+        """A copy for the study, in case ``sessions.jsonl`` is lost."""
         names = ("search_id", "name", "store", "params", "tags")
         return {name: getattr(self, name) for name in names}
 
@@ -122,7 +122,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _earlier_events(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield what an earlier version wrote for MLflow, as far as it is about sessions."""
+    """Yield the records about sessions that an earlier version wrote for MLflow."""
     header: dict[str, Any] = {"search_id": "", "name": ""}
     for operation in _lines(path):
         kind = operation.get("op")

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def _require_not_lost(journal: Path) -> None:
-    """Keep a study from being begun anew on top of the trials of one that is lost.
+    """Refuse to begin a study in a directory whose own study was lost but whose trials remain.
 
     Raises:
         UserError: The journal is empty, but trials were run.
@@ -114,7 +114,7 @@ class PatientJournal(JournalFileBackend):
         Raises:
             OSError: They cannot be written, for another reason than a full disk.
         """
-        told = False
+        warned = False
         size = os.path.getsize(self._path)
         while True:
             try:
@@ -124,9 +124,9 @@ class PatientJournal(JournalFileBackend):
                 if not is_disk_full(error):
                     raise
                 os.truncate(self._path, size)
-                if not told:
+                if not warned:
                     logger.warning("The disk of %s is full: waiting for room", self._path)
-                    told = True
+                    warned = True
                 time.sleep(TRY_EVERY_S)
-        if told:
+        if warned:
             logger.warning("There is room on the disk again; the search goes on")

@@ -57,8 +57,8 @@ def open_study(directory: Path, spec: SearchSpec) -> optuna.Study:
 def open_fixed_study(directory: Path, name: str, runs: Iterable[Mapping[str, Any]]) -> optuna.Study:
     """Open a study whose runs are all known beforehand, and enqueue those that it lacks.
 
-    A run whose worker died (out of memory, killed, a full disk) is tried once more by a later
-    driver; one whose training failed has failed.
+    A run whose worker died (out of memory, killed, a full disk) is tried again by a later
+    driver; one whose training failed stays failed.
 
     Args:
         directory: Of the study; call it under ``sole_driver``.

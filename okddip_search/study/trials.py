@@ -1,4 +1,4 @@
-"""What a study knows of its trials: attributes, states, the best and the paper's own."""
+"""The trials of a study: attributes, states, the best one and the paper's own."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -76,9 +76,9 @@ STATES: Mapping[TrialState, str] = {
 
 
 def state_of(trial: FrozenTrial) -> str:
-    """Return complete, pruned, failed, paused or running, as people are told.
+    """Return complete, pruned, failed, paused or running: the word for people.
 
-    A trial that waits to be let go on is RUNNING in the study.
+    A paused trial is RUNNING in the study.
     """
     if trial.state is not TrialState.RUNNING:
         return STATES[trial.state]

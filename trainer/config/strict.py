@@ -40,12 +40,12 @@ class ConfigError(TrainerError, ValueError):
 
     def __init__(self, problems: Sequence[tuple[KeyPath, str]]) -> None:
         self.problems = list(problems)
-        told = [
+        lines = [
             truncate(": ".join(filter(None, (".".join(map(str, path)), text))), LONGEST_PROBLEM)
             for path, text in self.problems[:MOST_PROBLEMS]
         ]
         more = len(problems) - MOST_PROBLEMS
-        super().__init__("; ".join(told + ([f"and {more} more"] if more > 0 else [])))
+        super().__init__("; ".join(lines + ([f"and {more} more"] if more > 0 else [])))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by the problems, from which the message is made."""

@@ -106,7 +106,7 @@ def require_decodable(
     message = undecodable([f"{paths[i]} ({reason})" for i, reason in failures.items()], len(paths))
     if config.corrupt == "fatal":
         raise DataError(
-            f"{message}; replace or remove them, or set data.corrupt: skip to go on without them"
+            f"{message}; replace or remove them, or set data.corrupt: skip to leave them out"
         )
     if cache_dir is not None:
         lines = [f"{printable(paths[i])}\t{reason}\n" for i, reason in failures.items()]

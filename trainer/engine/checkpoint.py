@@ -139,7 +139,7 @@ def drop_previous(directory: Path) -> None:
 
 
 def drop_tensors(directory: Path) -> None:
-    """Delete the weights of a run that nobody will go on with; what it came to stays readable.
+    """Delete the weights of a run that nobody will resume; its history stays readable.
 
     Hold the run's lock. Opened again, the run would start over.
 
@@ -186,8 +186,8 @@ def _read(commit: Path) -> Checkpoint:
         version = meta.pop("format")
         if version != FORMAT and isinstance(version, int):
             raise CheckpointError(f"{commit} was written by another version of okddip-search")
-        told = meta.pop("crc32", None)  # earlier versions wrote none
-        if told is not None and told != _checksum(json.dumps({"format": version, **meta})):
+        stored = meta.pop("crc32", None)  # earlier versions wrote none
+        if stored is not None and stored != _checksum(json.dumps({"format": version, **meta})):
             raise DamagedCheckpointError(f"{commit} is damaged: its checksum differs")
         path = commit.with_name(Path(meta.pop("tensors")).name)
         size, checksum = _measure(path)

@@ -25,7 +25,7 @@ def keep_freed_memory() -> bool:
 
     A step frees and allocates the same large tensors again and again. As delivered, ``malloc``
     returns the freed end of its heap, and all above 32 MiB, to the system, which then has to hand
-    out zeroed pages anew (``mallopt(3)``: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD).
+    out zeroed pages again (``mallopt(3)``: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD).
 
     Returns:
         Whether that could be set; False where the C library is another one.

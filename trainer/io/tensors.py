@@ -28,7 +28,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         replace_durably(temporary, path)
     except (SafetensorError, OSError) as error:
         temporary.unlink(missing_ok=True)  # half of it would fill the disk
-        told = re.search(r"os error (\d+)", str(error))
-        if told is None:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
             raise
-        raise OSError(int(told[1]), os.strerror(int(told[1])), str(path)) from None
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None

@@ -39,7 +39,7 @@ class YamlError(TrainerError):
 
     Attributes:
         line: Line number, from 1.
-        text: What is wrong.
+        text: The problem.
     """
 
     def __init__(self, line: int, text: str) -> None:
