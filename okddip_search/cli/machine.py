@@ -5,12 +5,13 @@ import multiprocessing
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from okddip_search.cluster.gpus import ask_driver
 
 PACKAGES = ("torchvision", "ray", "optuna", "mlflow", "numpy", "pydantic", "onnx")
 GIB = 2**30
@@ -45,12 +46,8 @@ def _torch() -> Iterator[tuple[str, str]]:
 
 
 def _nvidia_driver() -> str:
-    query = ["nvidia-smi", "--query-gpu=driver_version,name", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(query, capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"unknown: nvidia-smi: {type(error).__name__}"
-    return "; ".join((done.stdout or done.stderr).splitlines())
+    gpus, reason = ask_driver()
+    return "; ".join(f"{gpu.driver}, {gpu.name}" for gpu in gpus) or f"unknown: {reason}"
 
 
 def _version(package: str) -> str:

@@ -18,7 +18,10 @@ from okddip_search.errors import UserError
 DEVICES = ("/dev/nvidiactl", "/dev/nvhost-gpu", "/dev/dxg", "/dev/kfd")
 """NVIDIA's driver, that of its Jetson boards, Windows' driver in WSL 2, AMD's driver."""
 LEAST_DRIVER = {11: "450.80.02", 12: "525.60.13", 13: "580.65.06"}
-"""Major version of CUDA to the oldest Linux driver that runs it (NVIDIA's compatibility table)."""
+"""Major version of CUDA to the oldest Linux driver that runs it.
+
+Source: https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html
+"""
 ANSWER_S = 120.0
 
 
@@ -57,7 +60,7 @@ def count_gpus() -> int:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and visible.strip() in ("", "-1"):
         return 0
-    listed = list_nvidia_gpus()
+    listed, _ = ask_driver()
     if not listed and not any(map(os.path.exists, DEVICES)):
         return 0
     view = ask_torch(visible)
@@ -67,17 +70,17 @@ def count_gpus() -> int:
     return max(view.gpus, slices) if view.gpus else 0
 
 
-def list_nvidia_gpus() -> list[Gpu]:
-    """Return the GPUs that NVIDIA's driver lists; none where it does not answer."""
+def ask_driver() -> tuple[list[Gpu], str]:
+    """Return the GPUs that NVIDIA's driver lists, or none and why it does not answer."""
     command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
         listing = subprocess.run(command, capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return []
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return [], f"nvidia-smi: {type(error).__name__}"
     if listing.returncode != 0:
-        return []
+        return [], " ".join((listing.stdout + listing.stderr).split())
     rows = (line.rpartition(",") for line in listing.stdout.splitlines() if line.strip())
-    return [Gpu(name.strip(), driver.strip()) for name, _, driver in rows]
+    return [Gpu(name.strip(), driver.strip()) for name, _, driver in rows], ""
 
 
 @cache
