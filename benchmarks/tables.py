@@ -24,7 +24,9 @@ from optuna.distributions import (
 from scipy.spatial import cKDTree
 
 Floats = NDArray[np.float64]
-DIGITS = Path(__file__).with_name("digits_curves.json.xz")
+SHIPPED = tuple(sorted(Path(__file__).parent.glob("*_curves.json.xz")))
+JUDGED_FROM = {"digits": 13, "fashion_mnist": 4}
+"""Epochs after which screening of these bundled spaces judges a trial."""
 CHANCE = 0.1  # accuracy of a network whose loss became NaN
 JUDGED_SHARE = 12 / 51
 """Of a run's length, where a file does not say after how many epochs a trial may be judged."""
@@ -41,6 +43,9 @@ PAPER: dict[str, Any] = {
     "weight_decay": 5e-4,
     "lr_schedule": "multistep",
     "peer_weight": 1.0,
+    "leader_weight": 1.0,
+    "temperature": 3.0,
+    "num_peers": 3,
 }
 
 
@@ -256,14 +261,17 @@ class Rows:
         return self._nearest.rows[self._ten(seed)[0]]
 
 
-def digits(path: Path = DIGITS) -> Grid:
-    """Read what ``record_curves.py`` wrote."""
+def recorded(path: Path) -> Grid:
+    """Read what ``record_curves.py`` wrote; the first file names neither itself nor its points."""
     stored = json.loads(lzma.decompress(path.read_bytes()))
     correct = np.array(stored["correct"], float)
     correct[correct < 0] = np.nan
-    points = list(itertools.product(*(range(len(v)) for v in stored["grid"].values())))
+    grid = stored["grid"]
+    every = itertools.product(*(range(len(values)) for values in grid.values()))
+    points = [tuple(point) for point in stored.get("points", every)]
+    name = stored.get("name", "digits")
     accuracy = correct / stored["validation_images"]
-    return Grid("digits", stored["grid"], points, accuracy, judged_from=13)
+    return Grid(name, grid, points, accuracy, JUDGED_FROM[name])
 
 
 def cifar(path: Path) -> Grid:
@@ -325,7 +333,7 @@ def read(path: Path) -> Table:
     if path.suffix == ".jsonl":
         return cifar(path)
     if path.name.endswith(".json.xz"):
-        return digits(path)
+        return recorded(path)
     with np.load(path) as file:
         stored = {name: file[name] for name in file.files}
     if "accuracy_x100" in stored:
@@ -336,8 +344,8 @@ def read(path: Path) -> Table:
 
 
 def files_in(folder: Path | None) -> Iterator[Path]:
-    """Yield digits, which is shipped, and the tables of a folder."""
-    yield DIGITS
+    """Yield the tables that are shipped, and those of a folder."""
+    yield from SHIPPED
     if folder is None:
         return
     yield from sorted(p for p in folder.iterdir() if p.suffix in {".npz", ".jsonl"})
