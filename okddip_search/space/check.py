@@ -3,8 +3,10 @@
 from okddip_search.space.baselines import baseline_config, baseline_spec
 from okddip_search.space.document import Document
 from okddip_search.space.model import FORMAT, SearchSpec
+from okddip_search.space.settings import OVERRULED
 from trainer.config.strict import ConfigError
 from trainer.config.train import unread, unread_fields
+from trainer.io.text import shown
 from trainer.registry import readers_of
 
 
@@ -20,6 +22,7 @@ def check_space(document: Document, *, is_saved: bool = False) -> SearchSpec:
         UserError: With all problems.
     """
     _check_format(document)
+    _check_overruled(document, is_saved)
     values = {key: value for key, value in document.values.items() if key != "format"}
     try:
         spec = SearchSpec(**values)
@@ -51,6 +54,25 @@ def _check_format(document: Document) -> None:
             f"{FORMAT}): install that version, or a later one",
         )
         document.check()
+
+
+def _check_overruled(document: Document, is_saved: bool) -> None:
+    """Refuse a field of ``study`` that has no effect beside another one.
+
+    An option that overrules a field of the space file removes it. So does a search directory's own
+    file, in which earlier versions wrote both.
+    """
+    study = document.values.get("study")
+    fields = study if isinstance(study, dict) else {}
+    for (ruler, name), why in OVERRULED.items():
+        if fields.get(ruler) is None or fields.get(name) is None:
+            continue
+        came_first = is_saved or document.is_overridden(("study", ruler))
+        if came_first and not document.is_overridden(("study", name)):
+            del fields[name]
+        else:
+            value = fields[name].get("type") if isinstance(fields[name], dict) else fields[name]
+            document.complain(("study", name), why.format(shown(str(value))))
 
 
 def _check_apart(document: Document, spec: SearchSpec) -> None:
@@ -85,7 +107,8 @@ def _check_whole(document: Document, spec: SearchSpec) -> None:
     try:
         spec.make_sampler(0)
     except ValueError as error:
-        document.complain(("study", "sampler"), str(error))
+        place = ("searcher", "sampler") if spec.study.searcher else ("sampler",)
+        document.complain(("study", *place), str(error))
     try:
         spec.make_pruner()
     except ValueError as error:
@@ -105,6 +128,9 @@ def _check_baselines(document: Document, spec: SearchSpec) -> None:
     """Build every baseline of the confirmation, so that a night's search does not end with a no."""
     if spec.confirm is None:
         return
+    if spec.study.budget is not None and spec.confirm.baselines == "tuned":
+        text = "tuned: the searches of its own that each baseline gets do not fit into study.budget"
+        document.complain(("confirm", "baselines"), text)
     for index, method in enumerate(spec.confirm.methods):
         try:
             baseline_config(method, spec.example().to_dict())

@@ -246,4 +246,5 @@ class SearchSpec(StrictModel):
         }
         confirm = self.confirm.model_dump(mode="json") if self.confirm else False
         plain = self.model_dump(mode="json")
-        return {"format": FORMAT, **plain, "search": search, "confirm": confirm}
+        study = {k: v for k, v in plain["study"].items() if k not in self.study.overruled}
+        return {"format": FORMAT, **plain, "search": search, "study": study, "confirm": confirm}

@@ -125,6 +125,16 @@ class SearcherSettings(StrictModel):
         return parse_choice(value, SAMPLERS)
 
 
+_BUDGETED = "study.budget decides when the search ends: leave this out, or set study.budget=null"
+OVERRULED = {
+    ("searcher", "sampler"): "study.searcher has a sampler of its own: write "
+    "searcher: {{type: screen, sampler: {}}} instead, or set study.searcher=null",
+    ("budget", "trials"): _BUDGETED,
+    ("budget", "timeout"): _BUDGETED,
+}
+"""Fields of ``study`` without effect beside another one: (that one, the field), and the remedy."""
+
+
 class StudySettings(StrictModel):
     """Budget, and how configurations are chosen and given up."""
 
@@ -158,6 +168,11 @@ class StudySettings(StrictModel):
         description="best trials whose networks stay on disk; a trial that ended keeps its curves",
     )
     seed: int = Field(0, ge=0, lt=2**63, description="of the sampler and of every trial")
+
+    @property
+    def overruled(self) -> set[str]:
+        """Names of the fields that have no effect here."""
+        return {name for ruler, name in OVERRULED if getattr(self, ruler) is not None}
 
     @property
     def proposer(self) -> Choice:

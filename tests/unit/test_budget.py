@@ -118,7 +118,7 @@ def test_time_that_earlier_drivers_have_used_is_gone():
 
 
 def test_with_a_budget_trials_begin_as_long_as_a_whole_run_fits():
-    budget, spec = make_budget("1h", "study.trials=1")
+    budget, spec = make_budget("1h")
     agenda = SearchAgenda(spec, budget)
     study = optuna.create_study()
     assert not agenda.is_spent(study, pending=50), "the pace is not known yet"

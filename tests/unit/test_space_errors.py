@@ -333,3 +333,61 @@ def test_a_search_that_an_earlier_version_began_with_an_unread_field_can_be_resu
     assert "is not read by dml" in complaint(tmp_path, text)
     (tmp_path / "spec.yaml").write_text(text)
     assert load_saved(tmp_path).trainer["ramp_epochs"] == 2
+
+
+BOTH = {
+    "a searcher beside a sampler": (
+        "{searcher: screen, sampler: {type: tpe, n_startup_trials: 6}}",
+        "study.sampler: study.searcher has a sampler of its own: write searcher: "
+        "{type: screen, sampler: tpe} instead",
+    ),
+    "a budget beside a number of trials": (
+        "{budget: 8h, trials: 20}",
+        "study.trials: study.budget decides when the search ends",
+    ),
+    "a budget beside a timeout": (
+        "{budget: 8h, timeout: 9h}",
+        "study.timeout: study.budget decides when the search ends",
+    ),
+}
+
+
+@pytest.mark.parametrize("both", BOTH)
+def test_a_field_of_the_study_without_effect_is_refused_with_its_remedy(tmp_path, both):
+    study, words = BOTH[both]
+    assert complaint(tmp_path, f"{BASE}study: {study}\n") == f"{tmp_path}/t.yaml:10: {words}" + (
+        ", or set study.searcher=null"
+        if "searcher" in study
+        else ": leave this out, or set study.budget=null"
+    )
+
+
+def test_an_option_without_effect_beside_the_space_is_refused(tmp_path):
+    screened = f"{BASE}study: {{searcher: screen}}\n"
+    words = complaint(tmp_path, screened, "study.sampler=tpe")
+    assert words.startswith("--set study.sampler: ")
+    assert "searcher: {type: screen, sampler: tpe}" in words
+    budgeted = f"{BASE}study: {{budget: 8h}}\n"
+    assert complaint(tmp_path, budgeted, trials=30).startswith("--trials: study.budget decides")
+
+
+def test_an_option_that_overrules_a_field_of_the_space_removes_it(tmp_path):
+    path = write(tmp_path, f"{BASE}study: {{sampler: random, trials: 7, timeout: 9h}}\n")
+    assert load_space(path).study.trials == 7
+    spec = load_space(path, ["study.searcher=screen"], budget="8h")
+    assert spec.study.proposer.type == "gp"
+    assert not {"sampler", "trials", "timeout"} & spec.to_plain()["study"].keys()
+    assert load_space(write(tmp_path, spec.to_yaml())) == spec
+
+
+def test_a_search_that_an_earlier_version_saved_with_both_is_resumed(tmp_path):
+    text = f"{BASE}study: {{searcher: screen, sampler: tpe, budget: 8h, trials: 20}}\n"
+    (tmp_path / "spec.yaml").write_text(text)
+    assert load_saved(tmp_path).study.proposer.type == "gp"
+    with pytest.raises(UserError, match="--set study.sampler: "):
+        load_saved(tmp_path, ["study.sampler=tpe"])
+
+
+def test_baselines_with_searches_of_their_own_are_refused_beside_a_budget(tmp_path):
+    text = f"{BASE}study: {{budget: 8h}}\nconfirm: {{baselines: tuned}}\n"
+    assert "t.yaml:11: confirm.baselines: tuned: " in complaint(tmp_path, text)
