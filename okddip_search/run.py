@@ -6,8 +6,6 @@ from optuna.trial import TrialState
 
 from okddip_search.confirm.run import ConfirmOptions, confirm, require_possible
 from okddip_search.driver.bridge import StudyBridge
-from okddip_search.driver.budget import Budget, process_began_s
-from okddip_search.driver.prepare import budget_of
 from okddip_search.driver.progress import SearchConsole
 from okddip_search.driver.request import Request
 from okddip_search.driver.session import Session, open_session
@@ -40,20 +38,18 @@ def run_search(request: Request, *, then_confirm: bool) -> int:
     if then_confirm and request.spec.confirm is not None:
         require_possible(request.spec, request.directory, ConfirmOptions())
     resume_command = f"okddip-search --resume --out {shlex.quote(str(request.directory))}"
-    with open_session(request, resume_command) as session:
+    with open_session(request, resume_command, has_budget=True) as session:
         then_confirm = then_confirm and session.spec.confirm is not None
-        changes = {} if then_confirm else {"confirm": None}
-        spec = session.spec.model_copy(update=changes)
-        allocation = session.allocation
-        budget = budget_of(spec, allocation.gpus, allocation.slots, process_began_s())
-        code = _search(session, then_confirm, budget)
+        if session.budget is not None and not then_confirm:
+            session.budget.confirm = None
+        code = _search(session, then_confirm)
         if code == 0 and then_confirm:
-            code = confirm(session, budget)
+            code = confirm(session)
         return code
 
 
-def _search(session: Session, then_confirm: bool, budget: Budget | None) -> int:
-    spec = session.spec
+def _search(session: Session, then_confirm: bool) -> int:
+    spec, budget = session.spec, session.budget
     study = open_study(session.directory, spec)
     require_same_images(study, session.data.fingerprint)
     allocation = session.allocation
@@ -67,7 +63,8 @@ def _search(session: Session, then_confirm: bool, budget: Budget | None) -> int:
     )
     keepers: list[Listener] = [BestKeeper(session.directory, spec.objective.words)]
     if budget is not None:
-        budget.go_on_with(study)
+        budget.resume(study)
+        budget.say = session.say
         keepers.append(budget)
     agenda = SearchAgenda(spec, budget)
     bridge = session.run_study(

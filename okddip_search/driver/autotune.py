@@ -65,6 +65,7 @@ class Speed:
         left_out: Reasons for not timing a variant, by executor and precision.
         tried: Fields of ``Candidate`` for each number of concurrent trials.
         device: Name of the device that was measured.
+        pace: Fields of ``Pace``; empty where no budget of time depends on it.
     """
 
     chosen: Mapping[str, Any] = field(default_factory=dict)
@@ -72,6 +73,7 @@ class Speed:
     left_out: Mapping[str, str] = field(default_factory=dict)
     tried: Sequence[Mapping[str, Any]] = ()
     device: str = ""
+    pace: Mapping[str, float] = field(default_factory=dict)
 
     def describe(self) -> str:
         """Return the choices and timings in one line; empty if nothing was measured."""
@@ -93,6 +95,19 @@ class Speed:
         left = [k for k in _PACKING if getattr(resources, k) == "auto"]
         fields = {k: self.chosen[k] for k in left if k in self.chosen}
         return resources.model_copy(update=fields)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long an epoch takes, measured on random images.
+
+    Attributes:
+        middle_s: Of a configuration in the middle of the space.
+        largest_s: Of the one that takes longest.
+    """
+
+    middle_s: float
+    largest_s: float
 
 
 _PACKING = ("trials_per_gpu", "cpus_per_trial")
@@ -144,6 +159,50 @@ def find_speed(
     if speed.chosen:
         write_json(directory / SPEED, vars(speed))
     return speed
+
+
+def find_pace(
+    spec: SearchSpec,
+    allocation: Allocation,
+    shape: Sequence[int],
+    images: tuple[int, int],
+    speed: Speed,
+    ask: Ask,
+) -> Pace:
+    """Measure how long an epoch takes, unless that was done before.
+
+    Args:
+        spec: The space, with executor and precision chosen.
+        allocation: Resources of a trial.
+        shape: As for ``find_speed``.
+        images: Numbers of training and validation images.
+        speed: What was measured before.
+        ask: As for ``find_speed``.
+    """
+    if speed.pace:
+        return Pace(**speed.pace)
+    runs = [_as_run(c, allocation.threads_per_trial, allocation) for c in paced(spec)]
+    cpus, gpus = allocation.cpus_per_trial, allocation.gpus_per_trial
+    return Pace(*ask(measure_pace, runs, shape, images, cpus=cpus, gpus=gpus))
+
+
+def keep_pace(directory: Path, speed: Speed, pace: Pace) -> None:
+    """Write the pace down with the other timings."""
+    write_json(directory / SPEED, vars(replace(speed, pace=vars(pace))))
+
+
+def paced(spec: SearchSpec) -> list[TrainConfig]:
+    """Return the configurations whose epochs are timed: the middle one and the largest."""
+    return [spec.example(), spec.largest()]
+
+
+def measure_pace(
+    runs: Sequence[Mapping[str, Any]], shape: Sequence[int], images: tuple[int, int]
+) -> list[float]:
+    """Return how long an epoch of each configuration takes; runs in a worker."""
+    from trainer.tools.timing import Shape, epoch_seconds
+
+    return [epoch_seconds(TrainConfig(**run), Shape(*shape), *images) for run in runs]
 
 
 def _fastest_variant(

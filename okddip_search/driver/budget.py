@@ -1,34 +1,61 @@
 """``study.budget``: wall-clock time in which everything is over, search, confirmation and report.
 
-The search may spend what the confirmation does not need. How long an epoch takes is learned from
-the trials while they run; until then, half is kept back.
+How long an epoch takes is measured before the first trial and corrected by the trials' own epochs.
+The search leaves what the confirmation's seeds need. Once its leader stays the same, it leaves all.
 """
 
+import logging
+import math
 import statistics
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
 import psutil
 
+from okddip_search.errors import UserError
+from okddip_search.formatting import duration
 from okddip_search.space.settings import ConfirmSettings
 from okddip_search.study.events import Listener, TrialEnd
 
+logger = logging.getLogger(__name__)
+
 USED = "okddip:budget_used_s"
 """Study attribute: seconds that earlier drivers have spent of the budget."""
+PACE = "okddip:epoch_s"
+"""Study attribute: how long an epoch takes, as the trials have shown so far."""
+LED_SINCE = "okddip:led_since"
+"""Study attribute: the leading trial, and the epochs that were spent when it took the lead."""
+SEEDS = "okddip:budget_seeds"
+"""Study attribute: seeds that the confirmation gets since the search has stagnated."""
+
 LEAST_SEEDS = 2
-MOST_KEPT_BACK = 0.5
-"""Of the budget for the confirmation, while the search goes on."""
-SLACK = 1.15
-"""So much longer than its epochs so far a run is expected to take."""
+"""The fewest that a verdict can be based on."""
+ENOUGH_SEEDS = 10
+"""Time is kept back for no more, unless ``confirm.seeds`` asks for more."""
+CONFIRM_SHARE = 0.25
+"""Of the budget for the confirmation; for ``LEAST_SEEDS`` up to ``MOST_SHARE``."""
+MOST_SHARE = 0.5
+MEASURED_EPOCHS = 20
+"""The measurement before the first trial counts until so many epochs were reported."""
+SLACK = 1.1
+"""A run is expected to take longer than its epochs: a worker begins it, and saves its leader."""
 STARTUP_S = 60.0
 """A process that is older did something else before, a notebook for instance."""
 FINISH_S = 25.0
 FINISH_SHARE = 0.03
-"""What test, report and the end of Ray take, at least and of the whole."""
+"""Kept for test set, report and the end of Ray: at least, and of the whole."""
+OVERDRAWN_SHARE = 0.05
+"""Of the budget: running trials are given up once the search has taken so much too much."""
+STAGNATION_FROM = 0.5
+"""Share of the search's time before which it does not count as stagnant."""
+STAGNANT = 1 / 3
+"""Share of the epochs spent, up to now, in which a search that makes progress has a new leader."""
+FEW_RUNS = 10
+"""Full runs below which ``--explain`` says how short runs would have to be for as many."""
 
 
 def process_began_s() -> float:
@@ -48,7 +75,7 @@ def most_runs(settings: ConfirmSettings, seeds: int = 1) -> int:
 
 @dataclass
 class Budget(Listener):
-    """What is left of the time; a ``Listener`` that learns how long epochs take.
+    """The time that is left, and its division; a ``Listener`` that learns how long epochs take.
 
     Attributes:
         total_s: For everything.
@@ -56,6 +83,8 @@ class Budget(Listener):
         slots: Trials at a time.
         epochs: Of a whole run.
         confirm: What is confirmed afterwards; None: nothing.
+        epoch_s: How long an epoch takes, as measured before the first trial.
+        say: Prints a line for the user.
     """
 
     total_s: float
@@ -63,13 +92,52 @@ class Budget(Listener):
     slots: int
     epochs: int
     confirm: ConfirmSettings | None
+    epoch_s: float
+    say: Callable[[str], None] = logger.info
     _study: optuna.Study | None = None
     _seconds: deque[float] = field(default_factory=lambda: deque(maxlen=500))
+    _heard: dict[int, tuple[int, float]] = field(default_factory=dict)
 
-    def go_on_with(self, study: optuna.Study) -> None:
+    def resume(self, study: optuna.Study) -> None:
         """Take off what earlier drivers of the study have used, and note from now on."""
         self._study = study
         self.ends_at_s -= float(study.user_attrs.get(USED, 0.0))
+        self.epoch_s = float(study.user_attrs.get(PACE, self.epoch_s))
+
+    # How long a run takes
+
+    @property
+    def pace_s(self) -> float:
+        """How long an epoch takes: that of the trials, once they have had enough of them."""
+        known = len(self._seconds) >= MEASURED_EPOCHS
+        return statistics.median(self._seconds) if known else self.epoch_s
+
+    @property
+    def run_s(self) -> float:
+        """How long a whole run takes."""
+        return SLACK * self.epochs * self.pace_s
+
+    def require_two_runs(self) -> None:
+        """Refuse a budget in which nothing can be searched.
+
+        Raises:
+            UserError: Two full runs do not fit.
+        """
+        needed_s = max(1.0, 2 / self.slots) * self.run_s
+        available_s = self.total_s - self._finish_s
+        if available_s >= needed_s:
+            return
+        least_s = math.ceil(max(needed_s + FINISH_S, needed_s / (1 - FINISH_SHARE)))
+        epochs = int(self.epochs * available_s / needed_s)
+        shorter = f", or --set trainer.epochs={epochs}" if epochs >= 1 else ""
+        raise UserError(
+            f"study.budget: two full runs do not fit into {duration(self.total_s)}: an epoch takes "
+            f"{self.pace_s:.2g} s here (measured on random images), a run of {self.epochs} epochs "
+            f"{duration(self.run_s)}, {self.slots} at a time",
+            f"The smallest budget that would do: {least_s}s{shorter}.",
+        )
+
+    # What is left, and for what
 
     @property
     def left_s(self) -> float:
@@ -81,31 +149,49 @@ class Budget(Listener):
         return max(FINISH_S, FINISH_SHARE * self.total_s)
 
     @property
-    def run_s(self) -> float | None:
-        """How long a whole run takes; None: not known yet."""
-        if not self._seconds:
-            return None
-        return SLACK * self.epochs * statistics.median(self._seconds)
+    def kept_back_s(self) -> float:
+        """What the search leaves: for the confirmation's seeds, and to finish."""
+        return self.seconds_for(self.seeds) + self._finish_s
+
+    def seconds_for(self, seeds: int) -> float:
+        """Return how long a confirmation with so many seeds takes."""
+        return 0.0 if self.confirm is None else self._waves(seeds) * self.run_s
+
+    def _waves(self, seeds: int) -> int:
+        assert self.confirm is not None
+        return math.ceil(most_runs(self.confirm, seeds) / self.slots)
+
+    def _seeds_in(self, seconds: float) -> int:
+        """Return how many seeds fit into a time."""
+        assert self.confirm is not None
+        waves = max(0, int(seconds / self.run_s))
+        return waves * self.slots // most_runs(self.confirm)
 
     @property
-    def kept_back_s(self) -> float:
-        """What the search leaves: for the confirmation's seeds, and to finish.
+    def seeds(self) -> int:
+        """Seeds of the confirmation that time is kept back for.
 
-        Where not even two seeds fit into half of the budget, all of it is the search's.
+        As many as fit into ``CONFIRM_SHARE``; once the search has stagnated, all that had room
+        then. None where ``LEAST_SEEDS`` would take more than ``MOST_SHARE``.
         """
-        if self.confirm is None:
-            return self._finish_s
-        most = MOST_KEPT_BACK * self.total_s
-        if self.run_s is None:
-            return most + self._finish_s
-        if self._confirm_s(LEAST_SEEDS) > most:
-            return self._finish_s
-        return min(most, self._confirm_s(self.confirm.seeds)) + self._finish_s
+        if self.confirm is None or self.seconds_for(LEAST_SEEDS) > MOST_SHARE * self.total_s:
+            return 0
+        planned = min(self._seeds_in(CONFIRM_SHARE * self.total_s), self._enough)
+        recorded = self._study.user_attrs.get(SEEDS, 0) if self._study else 0
+        return max(LEAST_SEEDS, planned, min(recorded, self.seeds_that_fit))
 
-    def _confirm_s(self, seeds: int) -> float:
-        """Return how long a confirmation with so many seeds takes."""
-        assert self.confirm is not None and self.run_s is not None
-        return -(-most_runs(self.confirm, seeds) // self.slots) * self.run_s
+    @property
+    def _enough(self) -> int:
+        assert self.confirm is not None
+        return max(ENOUGH_SEEDS, self.confirm.seeds)
+
+    @property
+    def seeds_that_fit(self) -> int:
+        """Seeds of the confirmation that fit into what is left; 0: too few for a verdict."""
+        if self.confirm is None:
+            return 0
+        seeds = self._seeds_in(self.left_s - self._finish_s)
+        return seeds if seeds >= LEAST_SEEDS else 0
 
     @property
     def search_left_s(self) -> float:
@@ -113,41 +199,60 @@ class Budget(Listener):
         return self.left_s - self.kept_back_s
 
     @property
-    def epochs_left(self) -> float | None:
-        """Epochs that a slot can still train in the search; None: not known yet."""
-        run_s = self.run_s
-        return None if run_s is None else self.epochs * self.search_left_s / run_s
+    def epochs_left(self) -> float:
+        """Epochs that a slot can still train in the search."""
+        return self.epochs * self.search_left_s / self.run_s
 
     @property
     def is_overdrawn(self) -> bool:
         """Whether the search has gone on for longer than it should, whatever was expected."""
-        return self.search_left_s < -0.05 * self.total_s
+        return self.search_left_s < -OVERDRAWN_SHARE * self.total_s
 
-    @property
-    def seeds(self) -> int:
-        """Seeds of the confirmation that fit into what is left; 0: too few for a verdict."""
-        if self.confirm is None or self.run_s is None:
-            return 0
-        waves = int((self.left_s - self._finish_s) / self.run_s)
-        seeds = max(0, waves) * self.slots // most_runs(self.confirm)
-        return seeds if seeds >= LEAST_SEEDS else 0
+    # Listening
 
     def trial_started(self, number: int, params: Mapping[str, Any], resumed: bool) -> None:
         """Note the time that was used."""
+        self._heard.pop(number, None)
         self._note()
 
     def epoch_reported(self, number: int, step: int, report: Mapping[str, Any]) -> None:
-        """Learn how long an epoch takes."""
-        self._seconds.append(float(report["seconds"]))
+        """Learn how long an epoch takes, from one report to the next."""
+        now = time.monotonic()
+        last, heard_s = self._heard.get(number, (step, now))
+        between_s = now - heard_s if last == step - 1 else 0.0
+        self._heard[number] = step, now
+        self._seconds.append(max(float(report["seconds"]), between_s))
 
     def trial_paused(self, number: int) -> None:
         """Note the time that was used."""
         self._note()
 
     def trial_ended(self, end: TrialEnd, best: TrialEnd | None) -> None:
-        """Note the time that was used."""
+        """Note the time that was used, and since when the leader has led."""
         self._note()
+        if self._study is not None and self.confirm is not None and best is not None:
+            self._watch(self._study, best.number)
 
     def _note(self) -> None:
         if self._study is not None:
             self._study.set_user_attr(USED, round(self.total_s - self.left_s, 1))
+            self._study.set_user_attr(PACE, round(self.pace_s, 4))
+
+    def _watch(self, study: optuna.Study, leader: int) -> None:
+        """Give what is left to the confirmation once the search has stagnated."""
+        spent = sum(len(t.intermediate_values) for t in study.get_trials(deepcopy=False))
+        trial, since = study.user_attrs.get(LED_SINCE, (None, 0))
+        if trial != leader:
+            study.set_user_attr(LED_SINCE, [leader, spent])
+            return
+        began = self.total_s - self.kept_back_s
+        is_late = self.total_s - self.left_s >= STAGNATION_FROM * began
+        if SEEDS in study.user_attrs or not is_late or spent - since < STAGNANT * spent:
+            return
+        seeds = min(self.seeds_that_fit, self._enough)
+        if seeds > self.seeds > 0:
+            study.set_user_attr(SEEDS, seeds)
+            self.say(
+                f"The last third of {spent:,} epochs brought no better leader: the confirmation "
+                f"gets {seeds} seeds, and the search ends earlier"
+            )

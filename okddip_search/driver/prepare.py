@@ -12,8 +12,8 @@ from rich.console import Console
 from okddip_search.cluster.remote import call_in_worker
 from okddip_search.cluster.resources import Allocation, Node, allocate
 from okddip_search.cluster.signals import StopSwitch
-from okddip_search.driver.autotune import Speed, find_speed
-from okddip_search.driver.budget import Budget
+from okddip_search.driver.autotune import Speed, find_pace, find_speed, keep_pace
+from okddip_search.driver.budget import Budget, process_began_s
 from okddip_search.driver.request import Request
 from okddip_search.errors import UserError
 from okddip_search.space.model import SearchSpec
@@ -88,16 +88,37 @@ def _as_run(spec: SearchSpec, allocation: Allocation) -> SearchSpec:
     return spec.model_copy(update={"machine": {**spec.machine, **machine}})
 
 
-def budget_of(spec: SearchSpec, gpus: float, slots: int, began_s: float) -> Budget | None:
-    """Return the time budget of a space, or None if it has none.
+def budgeted(
+    request: Request,
+    spec: SearchSpec,
+    allocation: Allocation,
+    data: DevelopmentData,
+    speed: Speed,
+    stop: StopSwitch,
+) -> Budget | None:
+    """Return the time budget of a search, or None if it has none.
 
     Args:
-        spec: The space.
-        gpus: Number of GPUs, which share ``gpu-hours``.
-        slots: Concurrent trials.
-        began_s: Start of the budget on the monotonic clock.
+        request: The user's request.
+        spec: The space as it runs here.
+        allocation: Resources of a trial.
+        data: Training and validation images.
+        speed: What was timed for the search.
+        stop: Is heard while an epoch is timed.
+
+    Raises:
+        UserError: Two full runs do not fit.
     """
     if spec.study.budget is None:
         return None
-    total_s = spec.study.budget.seconds(gpus)
-    return Budget(total_s, began_s + total_s, slots, spec.max_epochs, spec.confirm)
+    images = data.train
+    shape = (images.channels, *images.size, images.num_classes)
+    counts = len(images), len(data.validation)
+    pace = find_pace(spec, allocation, shape, counts, speed, partial(call_in_worker, stop))
+    total_s = spec.study.budget.seconds(allocation.gpus)
+    ends_at_s = process_began_s() + total_s
+    runs = allocation.slots, spec.max_epochs, spec.confirm
+    budget = Budget(total_s, ends_at_s, *runs, pace.middle_s)
+    budget.require_two_runs()
+    keep_pace(request.directory, speed, pace)
+    return budget

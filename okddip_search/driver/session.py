@@ -26,7 +26,8 @@ from okddip_search.cluster.remote import call_in_worker
 from okddip_search.cluster.resources import Allocation, allocate, this_machine
 from okddip_search.cluster.signals import Stopped, StopSwitch
 from okddip_search.driver.bridge import StudyBridge
-from okddip_search.driver.prepare import load_data, settle
+from okddip_search.driver.budget import Budget
+from okddip_search.driver.prepare import budgeted, load_data, settle
 from okddip_search.driver.progress import SearchConsole
 from okddip_search.driver.request import Request
 from okddip_search.driver.retention import Retention, drop_teachers
@@ -68,6 +69,7 @@ class Session:
         allocation: Resources of a trial, and number of concurrent trials.
         tracker: Sends the search to MLflow.
         switch: Set when the user wants to stop.
+        budget: Time for everything; None: the search ends otherwise, or has ended before.
     """
 
     request: Request
@@ -77,6 +79,7 @@ class Session:
     allocation: Allocation
     tracker: Tracker
     switch: StopSwitch
+    budget: Budget | None = None
 
     @property
     def spec(self) -> SearchSpec:
@@ -222,12 +225,15 @@ class Session:
 
 
 @contextmanager
-def open_session(request: Request, resume_command: str) -> Iterator[Session]:
+def open_session(
+    request: Request, resume_command: str, *, has_budget: bool = False
+) -> Iterator[Session]:
     """Lock the directory, read the images, start Ray and MLflow's side; end them in reverse.
 
     Args:
         request: The user's request; ``spec.yaml`` is written from its space, as it runs here.
         resume_command: The command that resumes after a stop.
+        has_budget: Whether the space's budget of time counts.
 
     Raises:
         UserError: The request cannot be carried out here.
@@ -253,12 +259,13 @@ def open_session(request: Request, resume_command: str) -> Iterator[Session]:
             stop.take_over()  # Ray has installed a SIGTERM handler that aborts
             stop.check()
             spec, allocation, speed = settle(request, nodes, data, stop)
+            budget = budgeted(request, spec, allocation, data, speed, stop) if has_budget else None
             request = replace(request, spec=spec)
             stop.resume_command = resume_command
             write_atomically(directory / SPEC, spec.to_yaml())
             home = directory.resolve()
             tracker = Tracker(home, uri, spec.name, spec, on_trouble=stop.say)
-            session = Session(request, home, terminal, data, allocation, tracker, stop)
+            session = Session(request, home, terminal, data, allocation, tracker, stop, budget)
             session.say(allocation.words)
             if speed.describe():
                 session.say(speed.describe())

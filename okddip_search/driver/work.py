@@ -147,8 +147,7 @@ class SearchAgenda:
         With a budget of time: return whether no whole run fits any more.
         """
         if self.budget is not None:
-            left = self.budget.epochs_left
-            return left is not None and left < self.spec.max_epochs
+            return self.budget.epochs_left < self.spec.max_epochs
         ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
         return len(ended) + pending >= self.spec.study.trials
 

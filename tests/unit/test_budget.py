@@ -7,30 +7,46 @@ import time
 import optuna
 import pytest
 
+from okddip_search.cluster.resources import Allocation
 from okddip_search.driver.budget import (
-    FINISH_SHARE,
+    CONFIRM_SHARE,
+    ENOUGH_SEEDS,
     LEAST_SEEDS,
-    MOST_KEPT_BACK,
+    LED_SINCE,
+    MEASURED_EPOCHS,
+    MOST_SHARE,
+    SEEDS,
     USED,
+    Budget,
     most_runs,
 )
-from okddip_search.driver.prepare import budget_of
 from okddip_search.driver.work import SearchAgenda
 from okddip_search.errors import UserError
 from okddip_search.space.load import load_space
+from okddip_search.study.events import TrialEnd
 
 HOUR = 3600.0
+EPOCHS = 60
+MEASURED_S = 1.0
 
 
-def make_budget(text, *sets, gpus=0, slots=2):
+def make_budget(text, *sets, gpus=0, slots=2, epoch_s=MEASURED_S):
     spec = load_space("digits", [f"study.budget={text}", *sets])
-    return budget_of(spec, gpus, slots, time.monotonic()), spec
+    total_s = spec.study.budget.seconds(gpus)
+    ends_at_s = time.monotonic() + total_s
+    return Budget(total_s, ends_at_s, slots, spec.max_epochs, spec.confirm, epoch_s), spec
 
 
-def after(budget, *seconds):
-    """Let epochs of such lengths be reported."""
-    for step, length in enumerate(seconds):
-        budget.epoch_reported(0, step, {"seconds": length})
+def after(budget, seconds, count=MEASURED_EPOCHS):
+    """Let epochs of such a length be reported."""
+    for step in range(count):
+        budget.epoch_reported(step, 0, {"seconds": seconds})
+    return budget
+
+
+def at(budget, used_s):
+    """Let so much time have passed."""
+    budget.ends_at_s = time.monotonic() + budget.total_s - used_s
     return budget
 
 
@@ -63,66 +79,167 @@ def test_the_imports_of_a_command_count_and_the_past_of_a_notebook_does_not():
     assert 0.05 < command_s < 60 and abs(notebook_s) < 0.05
 
 
-def test_a_space_without_a_budget_has_none():
-    assert budget_of(load_space("digits"), 0, 2, time.monotonic()) is None
-
-
-def test_until_the_pace_is_known_half_is_kept_back_and_no_epochs_are_counted():
+def test_the_measured_epoch_counts_until_the_trials_have_had_enough_of_them():
     budget, _ = make_budget("1h")
-    assert budget.epochs_left is None
-    assert budget.search_left_s < (1 - MOST_KEPT_BACK) * HOUR
+    assert after(budget, 3.0, MEASURED_EPOCHS - 1).pace_s == MEASURED_S
+    assert after(budget, 3.0, 1).pace_s == 3.0
 
 
-def test_what_is_kept_back_is_what_the_confirmation_needs():
+def test_an_epoch_lasts_from_one_report_to_the_next(monkeypatch):
+    budget, _ = make_budget("1h")
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    for step in range(MEASURED_EPOCHS + 1):
+        clock[0] += 2.0
+        budget.epoch_reported(0, step, {"seconds": 1.5})
+    assert budget.pace_s == 2.0, "what the trainer does not time counts, too"
+
+
+def test_a_pause_is_no_epoch(monkeypatch):
+    budget, _ = make_budget("1h")
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    for step in range(2 * MEASURED_EPOCHS):
+        clock[0] += 500.0
+        budget.trial_started(0, {}, True)
+        budget.epoch_reported(0, step, {"seconds": 1.5})
+    assert budget.pace_s == 1.5
+
+
+def test_two_full_runs_have_to_fit_or_the_smallest_budget_that_would_do_is_named():
+    budget, _ = make_budget("1m")
+    with pytest.raises(UserError) as caught:
+        budget.require_two_runs()
+    words = str(caught.value)
+    assert "an epoch takes 1 s here" in words and "a run of 60 epochs 1:06" in words
+    least = words.split("would do: ")[1].split("s")[0]
+    epochs = words.split("trainer.epochs=")[1].rstrip(".")
+    make_budget(f"{least}s")[0].require_two_runs()
+    make_budget("1m", f"trainer.epochs={epochs}")[0].require_two_runs()
+    with pytest.raises(UserError):
+        make_budget(f"{int(least) - 1}s")[0].require_two_runs()
+    with pytest.raises(UserError):
+        make_budget("1m", f"trainer.epochs={int(epochs) + 1}")[0].require_two_runs()
+
+
+def test_one_slot_needs_the_time_of_two_runs():
+    least = 2 * EPOCHS * MEASURED_S
+    with pytest.raises(UserError):
+        make_budget(f"{least + 10}s", slots=1)[0].require_two_runs()
+    make_budget(f"{least + 60}s", slots=1)[0].require_two_runs()
+
+
+def test_as_many_seeds_as_fit_are_kept_back_and_no_more_than_enough():
     budget, spec = make_budget("1h")
-    after(budget, 0.1, 0.1, 0.1)
-    waves = most_runs(spec.confirm, spec.confirm.seeds) / 2
-    confirming_s = budget.kept_back_s - FINISH_SHARE * HOUR
-    assert 1.0 < confirming_s / (waves * 60 * 0.1) < 1.3
-    assert budget.kept_back_s < MOST_KEPT_BACK * HOUR
+    assert budget.seeds > LEAST_SEEDS
+    assert budget.seconds_for(budget.seeds) <= CONFIRM_SHARE * HOUR
+    assert budget.seconds_for(budget.seeds + 1) > CONFIRM_SHARE * HOUR
+    assert make_budget("8h")[0].seeds == ENOUGH_SEEDS
+    assert make_budget("8h", "confirm.seeds=20")[0].seeds == 20
 
 
-def test_where_two_seeds_do_not_fit_all_is_for_the_search():
-    budget, _ = make_budget("1h")
-    after(budget, 10.0)  # a run takes ten minutes and more
+def test_a_small_budget_keeps_back_the_fewest_seeds_with_a_verdict():
+    runs = 2 * MOST_SHARE * HOUR / EPOCHS  # two slots, a second each
+    spec = load_space("digits")
+    longest_s = 0.9 * runs / most_runs(spec.confirm, LEAST_SEEDS)
+    budget, _ = make_budget("1h", epoch_s=longest_s / 1.1)
+    assert budget.seeds == LEAST_SEEDS
+    assert budget.seconds_for(LEAST_SEEDS) > CONFIRM_SHARE * HOUR
+
+
+def test_where_the_fewest_seeds_do_not_fit_all_is_for_the_search():
+    budget, _ = make_budget("1h", epoch_s=10.0)  # a run takes ten minutes and more
+    assert budget.seeds == budget.seeds_that_fit == 0
     assert budget.search_left_s > 0.9 * HOUR
-    assert budget.seeds == 0
 
 
 def test_without_a_confirmation_next_to_nothing_is_kept_back():
     budget, _ = make_budget("1h", "confirm=false")
-    assert after(budget, 0.1).search_left_s > 0.9 * HOUR
+    assert budget.search_left_s > 0.9 * HOUR
 
 
 def test_all_that_is_left_goes_into_seeds():
     budget, spec = make_budget("1h")
-    runs_that_fit = 2 * HOUR / (60 * 1.0)  # two slots, 60 epochs of a second each
-    seeds = after(budget, 1.0).seeds
-    assert 0.7 * runs_that_fit < seeds * most_runs(spec.confirm) <= runs_that_fit
+    runs_that_fit = 2 * HOUR / EPOCHS
+    assert 0.7 * runs_that_fit < budget.seeds_that_fit * most_runs(spec.confirm) <= runs_that_fit
 
 
-def test_too_few_seeds_for_a_verdict_are_none():
-    budget, spec = make_budget("1h")
-    runs_that_fit = most_runs(spec.confirm, LEAST_SEEDS) - 1
-    assert after(budget, 2 * HOUR / runs_that_fit / 60).seeds == 0
-
-
-def test_time_that_earlier_drivers_have_used_is_gone():
-    budget, _ = make_budget("1h")
+def test_time_and_pace_of_earlier_drivers_count():
     study = optuna.create_study()
-    study.set_user_attr(USED, 600.0)
-    budget.go_on_with(study)
-    assert budget.left_s == pytest.approx(HOUR - 600, abs=5)
-    budget.trial_paused(0)
+    first, _ = make_budget("1h")
+    first.resume(study)
+    at(after(first, 0.5), 600.0).trial_paused(0)
+    second, _ = make_budget("1h")
+    second.resume(study)
+    assert second.left_s == pytest.approx(HOUR - 600, abs=5)
+    assert second.pace_s == 0.5
+    second.trial_paused(0)
     assert study.user_attrs[USED] == pytest.approx(600, abs=5)
+
+
+def searched(budget, *values):
+    """Let trials with 10 epochs end complete, with such values."""
+    study = optuna.create_study(direction="maximize")
+    budget.resume(study)
+    for value in values:
+        end_trial(budget, study, value)
+    return study
+
+
+def end_trial(budget, study, value):
+    trial = study.ask()
+    for step in range(10):
+        trial.report(value, step)
+    study.tell(trial, value)
+    end = TrialEnd(trial.number, "complete", value, 9)
+    budget.trial_ended(end, TrialEnd(study.best_trial.number, "complete", study.best_value, 9))
+
+
+def test_a_search_whose_leader_stays_the_same_leaves_the_rest_to_the_confirmation():
+    said = []
+    budget, _ = make_budget("40m")
+    budget.say = said.append
+    study = searched(budget, 0.7, 0.8, 0.9)
+    planned = budget.seeds
+    at(budget, 950.0)
+    end_trial(budget, study, 0.5)  # 10 of 40 epochs since
+    assert budget.seeds == planned and not said
+    end_trial(budget, study, 0.5)  # 20 of 50
+    assert budget.seeds == study.user_attrs[SEEDS] == budget.seeds_that_fit > planned
+    assert budget.seconds_for(1) > budget.search_left_s >= 0
+    assert "last third" in said[0] and f"{budget.seeds} seeds" in said[0]
+
+
+def test_a_resumed_search_knows_that_it_has_stagnated_and_since_when_its_leader_leads():
+    budget, _ = make_budget("40m")
+    study = searched(budget, 0.7, 0.8)
+    assert study.user_attrs[LED_SINCE] == [1, 20]
+    at(budget, 950.0)
+    end_trial(budget, study, 0.5)
+    resumed, _ = make_budget("40m")
+    resumed.resume(study)
+    assert resumed.seeds == budget.seeds == study.user_attrs[SEEDS]
+
+
+def test_in_the_first_half_of_its_time_a_search_is_not_stagnant():
+    budget, _ = make_budget("40m")
+    study = searched(budget, *[0.9, *[0.5] * 9])
+    assert SEEDS not in study.user_attrs
+
+
+def test_no_search_ends_for_more_seeds_than_enough():
+    budget, _ = make_budget("8h")
+    study = searched(at(budget, 0), 0.9)
+    at(budget, 6 * HOUR)
+    for _ in range(5):
+        end_trial(budget, study, 0.5)
+    assert budget.seeds == ENOUGH_SEEDS and budget.search_left_s > HOUR
 
 
 def test_with_a_budget_trials_begin_as_long_as_a_whole_run_fits():
     budget, spec = make_budget("1h")
     agenda = SearchAgenda(spec, budget)
     study = optuna.create_study()
-    assert not agenda.is_spent(study, pending=50), "the pace is not known yet"
-    after(budget, 1.0)
     assert not agenda.is_spent(study, pending=50)
     budget.ends_at_s = time.monotonic() + budget.kept_back_s + 30
     assert agenda.is_spent(study, pending=0)

@@ -2,7 +2,7 @@
 
 Everything is timed on random images of the data's shape, in epochs of a few steps with evaluation,
 through the Trainer itself. ``python -m trainer.tools.timing`` is one of the processes that
-``side_by_side`` starts.
+``side_by_side`` starts, or answers how long a whole epoch takes.
 """
 
 import itertools
@@ -31,6 +31,10 @@ ENOUGH_S = 1.5
 """Seconds for which rounds of short epochs are repeated: they are noisy."""
 MOST_S = 60.0
 """Seconds after which no further round of long epochs starts."""
+SAMPLE_STEPS = 10
+"""Steps of the sample that a whole epoch's length is estimated from."""
+SAMPLE_S = 4.0
+"""Seconds for which such samples are repeated."""
 
 
 class Shape(NamedTuple):
@@ -69,8 +73,16 @@ def random_data(train: int, validation: int, shape: Shape) -> ResidentData:
     )
 
 
-def short_run(config: TrainConfig, shape: Shape, **changes: Any) -> Trainer:
+def short_run(
+    config: TrainConfig, shape: Shape, images: tuple[int, int] | None = None, **changes: Any
+) -> Trainer:
     """Return a trainer of a few steps an epoch that never ends.
+
+    Args:
+        config: Of the run.
+        shape: Of the images.
+        images: Training and validation images of an epoch; None: those of a few steps.
+        changes: Fields of the configuration.
 
     Raises:
         ConfigError: There is no such executor or precision here, or not for this network.
@@ -79,8 +91,30 @@ def short_run(config: TrainConfig, shape: Shape, **changes: Any) -> Trainer:
     # Its losses mean nothing: a learning rate that cannot make them infinite.
     settings = {"epochs": 100_000, "lr": 1e-4, **of_one, **changes}
     run = TrainConfig(**{**config.to_dict(), "data": {}, **settings})
-    data = random_data(STEPS * config.batch_size, max(config.batch_size, shape.num_classes), shape)
-    return Trainer(run, data)
+    few = STEPS * config.batch_size, max(config.batch_size, shape.num_classes)
+    return Trainer(run, random_data(*(images or few), shape))
+
+
+def epoch_seconds(config: TrainConfig, shape: Shape, train: int, validation: int) -> float:
+    """Return how long a whole epoch takes, evaluation included.
+
+    Measured on a sample of the images that has as many validation images for each training image.
+
+    Args:
+        config: Of the run.
+        shape: Of the images.
+        train: Training images of an epoch.
+        validation: Validation images.
+    """
+    sample = min(train, SAMPLE_STEPS * config.batch_size)
+    share = sample / train
+    run = short_run(config, shape, (sample, max(1, round(validation * share))))
+    run.run_epoch()  # warms up
+    taken: list[float] = []
+    started = time.monotonic()
+    while len(taken) < ROUNDS and time.monotonic() - started < SAMPLE_S or not taken:
+        taken.append(run.run_epoch().seconds)
+    return statistics.median(taken) / share
 
 
 def time_variants(
@@ -181,6 +215,10 @@ def _told(children: "Sequence[subprocess.Popen[str]]", line: str) -> list[str]:
 
 def _child() -> None:
     order: Mapping[str, Any] = json.loads(sys.stdin.readline())
+    if "train" in order:
+        config, shape = TrainConfig(**order["config"]), Shape(*order["shape"])
+        print(epoch_seconds(config, shape, order["train"], order["validation"]), flush=True)
+        return
     run = short_run(TrainConfig(**order["config"]), Shape(*order["shape"]))
     run.run_epoch()
     print("ready", flush=True)
