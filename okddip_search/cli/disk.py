@@ -158,7 +158,7 @@ def _root(data: DataConfig) -> Path:
 
 def _footprints(configs: list[TrainConfig], data: DataConfig) -> list[tuple[int, int]] | None:
     """Count state and leader of each configuration in a process that may import torch."""
-    asked = [[config.to_dict(), *_shape_of(data)] for config in configs]
+    asked = [[config.to_dict(), *classes_of(data)] for config in configs]
     try:
         done = subprocess.run(
             [sys.executable, "-m", "trainer.tools.footprint"],
@@ -173,7 +173,7 @@ def _footprints(configs: list[TrainConfig], data: DataConfig) -> list[tuple[int,
         return None
 
 
-def _shape_of(data: DataConfig) -> tuple[int, int]:
+def classes_of(data: DataConfig) -> tuple[int, int]:
     """Return channels and classes; a missing folder is assumed to have many classes."""
     if data.name in _IMAGES:
         return _IMAGES[data.name]

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import optuna
 
-from okddip_search.algorithms.pruners import first_prunable_step
 from okddip_search.algorithms.screen import rung_of
 from okddip_search.cli.disk import estimate_disk
+from okddip_search.cli.pace import BudgetPlan, first_judged
 from okddip_search.cluster.resources import allocate, this_machine
 from okddip_search.driver.autotune import left_to_timing, load_speed
 from okddip_search.driver.budget import most_runs
@@ -33,9 +33,12 @@ def explain_search(
     study = spec.study
     echo(spec.to_yaml())
     echo("# Budget")
-    echo(_budget(spec))
-    if study.timeout is not None and study.budget is None:
-        echo(f"no trial starts after {duration(study.timeout)}")
+    if study.budget is not None:
+        plan = BudgetPlan(spec, allocation, directory)
+        spec = plan.expected()
+        echo(plan.describe())
+    else:
+        echo(_budget(spec))
     echo("\n# Resources")
     echo(allocation.words)
     echo(_timing(spec, directory))
@@ -45,7 +48,7 @@ def explain_search(
         echo(f"trial {number} ({source}): {params_text(params)}")
     if spec.confirm is not None:
         echo("\n# Confirmation, after the search")
-        echo(_confirmation(spec.confirm))
+        echo(_confirmation(spec.confirm, "up to " if study.budget else ""))
     echo("\n# Disk")
     disk = estimate_disk(spec, allocation.slots, own_store=tracking_uri is None)
     echo(disk.describe() if disk else "unknown: the networks could not be counted")
@@ -71,24 +74,20 @@ def explain_search(
 
 
 def _budget(spec: SearchSpec) -> str:
-    if spec.study.budget is not None:
-        return (
-            f"{spec.study.budget.to_plain()} for everything; as many trials and seeds as fit. How "
-            "long an epoch takes is learned from the first ones; until then, and at most, half is "
-            "kept back for the confirmation"
-        )
     trials, epochs = spec.study.trials, spec.max_epochs
+    timeout_s = spec.study.timeout
+    late = "" if timeout_s is None else f"\nno trial starts after {duration(timeout_s)}"
     if spec.study.searcher is None:
         return (
             f"{trials} finished trials of at most {epochs} epochs "
-            f"({trials * epochs:,} epochs if none is pruned)"
+            f"({trials * epochs:,} epochs if none is pruned){late}"
         )
-    rung = rung_of(first_prunable_step(spec.example()), epochs)
+    rung = rung_of(first_judged(spec), epochs)
     on = max(1, round(trials * rung / (epochs - rung))) if rung < epochs else 0
     return (
         f"{trials} trials of {rung} epochs each; about as many epochs again let the most promising "
         f"ones go on to epoch {epochs}: about {on} of them\n"
-        f"(about {trials * rung + on * (epochs - rung):,} epochs in all)"
+        f"(about {trials * rung + on * (epochs - rung):,} epochs in all){late}"
     )
 
 
@@ -100,13 +99,13 @@ def _timing(spec: SearchSpec, directory: Path) -> str:
     return f"timed once, before the first trial: {', '.join(left) or 'nothing'}"
 
 
-def _confirmation(settings: ConfirmSettings) -> str:
+def _confirmation(settings: ConfirmSettings, at_most: str) -> str:
     tuned = ", each after a search of its own" if settings.baselines == "tuned" else ""
     return (
         f"the {settings.top} best configurations, the paper's setting and the baselines "
         f"{', '.join(settings.methods)}{tuned}\n"
-        f"with {settings.seeds} seeds each: at most {most_runs(settings, settings.seeds)} runs; "
-        "then the sealed test set is opened once"
+        f"with {at_most}{settings.seeds} seeds each: at most "
+        f"{most_runs(settings, settings.seeds)} runs; then the sealed test set is opened once"
     )
 
 

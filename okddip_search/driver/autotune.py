@@ -181,7 +181,7 @@ def find_pace(
     """
     if speed.pace:
         return Pace(**speed.pace)
-    runs = [_as_run(c, allocation.threads_per_trial, allocation) for c in paced(spec)]
+    runs = [as_run(c, allocation.threads_per_trial, allocation) for c in paced(spec)]
     cpus, gpus = allocation.cpus_per_trial, allocation.gpus_per_trial
     return Pace(*ask(measure_pace, runs, shape, images, cpus=cpus, gpus=gpus))
 
@@ -211,7 +211,7 @@ def _fastest_variant(
     variants = open_variants(spec, on_gpu=allocation.gpus_per_trial > 0)
     if len(variants) < 2:
         return Speed()
-    config = _as_run(spec.example(), allocation.threads_per_trial, allocation)
+    config = as_run(spec.example(), allocation.threads_per_trial, allocation)
     answer = ask(
         measure_variants, config, shape, variants,
         cpus=allocation.cpus_per_trial, gpus=allocation.gpus_per_trial,
@@ -285,7 +285,7 @@ def _best_packing(
     if asked != "auto":
         return speed
     cores = int(allocation.cpus_per_trial) if on_gpu else node_cpus
-    config = _as_run(spec.largest(), cores, allocation)
+    config = as_run(spec.largest(), cores, allocation)
     answer = ask(measure_packing, config, shape, cores, cpus=cores, gpus=float(on_gpu))
     tried = [Candidate(**one) for one in answer["tried"]]
     trials = most_gets_done(tried, answer["total_gib"])
@@ -318,7 +318,8 @@ def most_gets_done(tried: Sequence[Candidate], total_gib: float) -> int:
     return best.trials
 
 
-def _as_run(config: TrainConfig, threads: int, allocation: Allocation) -> dict[str, Any]:
+def as_run(config: TrainConfig, threads: int, allocation: Allocation) -> dict[str, Any]:
+    """Return the fields of a configuration on this machine."""
     device = "cuda" if allocation.gpus_per_trial > 0 else "cpu"
     return {**config.to_dict(), "num_threads": max(1, threads), "device": device}
 

@@ -38,7 +38,7 @@ ENOUGH_SEEDS = 10
 """Time is kept back for no more, unless ``confirm.seeds`` asks for more."""
 CONFIRM_SHARE = 0.25
 """Of the budget for the confirmation; for ``LEAST_SEEDS`` up to ``MOST_SHARE``."""
-MOST_SHARE = 0.5
+MOST_SHARE = 0.6
 MEASURED_EPOCHS = 20
 """The measurement before the first trial counts until so many epochs were reported."""
 SLACK = 1.1
@@ -124,7 +124,7 @@ class Budget(Listener):
             UserError: Two full runs do not fit.
         """
         needed_s = max(1.0, 2 / self.slots) * self.run_s
-        available_s = self.total_s - self._finish_s
+        available_s = self.total_s - self.finish_s
         if available_s >= needed_s:
             return
         least_s = math.ceil(max(needed_s + FINISH_S, needed_s / (1 - FINISH_SHARE)))
@@ -145,13 +145,14 @@ class Budget(Listener):
         return self.ends_at_s - time.monotonic()
 
     @property
-    def _finish_s(self) -> float:
+    def finish_s(self) -> float:
+        """Seconds for test set, report and the end of Ray."""
         return max(FINISH_S, FINISH_SHARE * self.total_s)
 
     @property
     def kept_back_s(self) -> float:
         """What the search leaves: for the confirmation's seeds, and to finish."""
-        return self.seconds_for(self.seeds) + self._finish_s
+        return self.seconds_for(self.seeds) + self.finish_s
 
     def seconds_for(self, seeds: int) -> float:
         """Return how long a confirmation with so many seeds takes."""
@@ -190,7 +191,7 @@ class Budget(Listener):
         """Seeds of the confirmation that fit into what is left; 0: too few for a verdict."""
         if self.confirm is None:
             return 0
-        seeds = self._seeds_in(self.left_s - self._finish_s)
+        seeds = self._seeds_in(self.left_s - self.finish_s)
         return seeds if seeds >= LEAST_SEEDS else 0
 
     @property

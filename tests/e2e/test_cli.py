@@ -1,5 +1,6 @@
 """What a user meets at the command line before any search starts."""
 
+import re
 import socket
 import subprocess
 import sys
@@ -71,6 +72,35 @@ def test_explain_says_how_trials_are_screened(tmp_path):
         "at most 8 paused trials",
     ):
         assert words in done.stdout
+
+
+def test_explain_shows_the_plan_of_a_budget(tmp_path):
+    confirm = "confirm={top: 1, methods: [single]}"
+    options = ("--budget", "20m", "--set", "study.searcher=screen", "--set", confirm)
+    done = run("--space", write_space(tmp_path), "--explain", *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for words in (
+        r"20:00 for everything, \d+ trials at a time",
+        r"an epoch takes [\d.]+ s in the middle of the space, [\d.]+ s with its largest",
+        r"the search has \d+:\d\d: [\d,]+ to [\d,]+ epochs, \d+ to \d+ trials of 3 epochs, "
+        r"\d+ to \d+ of which go on to epoch 8",
+        r"kept back for the confirmation: \d:\d\d, 10 seeds each",
+        r"kept back to finish: 0:36",
+        r"with up to 10 seeds each",
+    ):
+        assert re.search(words, done.stdout), words
+    assert [p.name for p in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
+@pytest.mark.parametrize("only", [(), ("--explain",)], ids=["search", "explain"])
+def test_a_budget_below_two_full_runs_is_refused_before_anything_starts(tmp_path, only):
+    space = write_space(tmp_path)
+    done = run("--space", space, "--budget", "20s", "--out", "runs/t", *only, cwd=tmp_path)
+    assert done.returncode == 2, done.stdout
+    assert "two full runs do not fit into 0:20: an epoch takes " in done.stderr
+    assert re.search(r"The smallest budget that would do: \d+s", done.stderr)
+    assert not list(tmp_path.glob("runs/t/study.journal"))
+    assert not list(tmp_path.glob("runs/t/mlflow.db"))
 
 
 def test_bundled_spaces_are_listed_and_found_from_any_directory(tmp_path):

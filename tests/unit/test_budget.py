@@ -7,7 +7,6 @@ import time
 import optuna
 import pytest
 
-from okddip_search.cluster.resources import Allocation
 from okddip_search.driver.budget import (
     CONFIRM_SHARE,
     ENOUGH_SEEDS,

@@ -215,9 +215,10 @@ def _told(children: "Sequence[subprocess.Popen[str]]", line: str) -> list[str]:
 
 def _child() -> None:
     order: Mapping[str, Any] = json.loads(sys.stdin.readline())
-    if "train" in order:
-        config, shape = TrainConfig(**order["config"]), Shape(*order["shape"])
-        print(epoch_seconds(config, shape, order["train"], order["validation"]), flush=True)
+    if "configs" in order:
+        shape, images = Shape(*order["shape"]), order["images"]
+        configs = [TrainConfig(**config) for config in order["configs"]]
+        print(json.dumps([epoch_seconds(config, shape, *images) for config in configs]), flush=True)
         return
     run = short_run(TrainConfig(**order["config"]), Shape(*order["shape"]))
     run.run_epoch()
