@@ -15,7 +15,7 @@ an unbroken one would:
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -30,6 +30,9 @@ LEAST_SHARE = 0.2
 """Of a run that a trial is judged after: also where no ramp-up makes it wait."""
 BENEFIT_OF_DOUBT_SD = 3.0
 """So many standard deviations above its expected value a paused trial is held against the best."""
+
+SPARE_FOR_SLOT = 3
+"""Waiting trials for each slot that are not given up: the end-game takes the best, however poor."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +57,15 @@ class GoOn:
         mean: What its end is expected to bring.
         sd: Standard deviation of that.
         mark: The same of the best complete trial; None: there is none yet.
+        hopeless: Waiting trials that will hardly go on: out of reach of that one, and others are
+            ahead of them.
     """
 
     number: int
     mean: float
     sd: float
     mark: float | None
+    hopeless: frozenset[int] = frozenset()
 
     @property
     def may_win(self) -> bool:
@@ -83,9 +89,11 @@ class Begin:
 
     Attributes:
         proposal: What it is to try; None leaves it to the study's sampler.
+        hopeless: As of ``GoOn``, where the waiting trials were ranked.
     """
 
     proposal: Proposal | None = None
+    hopeless: frozenset[int] = frozenset()
 
 
 Decision = GoOn | Begin | None
@@ -153,7 +161,9 @@ class Screening:
         if self.in_end_game(room):
             assert room.epochs is not None
             fitting = [run for run in waiting if run.epochs - run.rung <= room.epochs]
-            return most_promising(runs, fitting, self.window)
+            best = most_promising(runs, fitting, self.window)
+            return best and replace(best, hopeless=frozenset())  # the next best may be next
+        best = None
         ledger = Ledger.of(runs)
         if ledger.on < ledger.new:
             best = most_promising(runs, waiting, self.window)
@@ -161,7 +171,8 @@ class Screening:
                 return best
         if not room.may_begin:
             return None
-        return self.begin(trials, held, number)
+        begun = self.begin(trials, held, number)
+        return replace(begun, hopeless=best.hopeless) if best else begun
 
     def begin(self, trials: Sequence[FrozenTrial], held: Collection[int], number: int) -> Begin:
         """Propose a new trial, or again one that got a number and not yet its parameters."""
@@ -196,8 +207,12 @@ def most_promising(runs: Sequence[Run], waiting: Sequence[Run], window: int) -> 
     best = max(range(len(numbers)), key=lambda i: (means[i], rows[numbers[i]].value, -i))
     complete = [run.trial for run in runs if run.trial.state is TrialState.COMPLETE]
     leader = max(complete, key=lambda trial: trial.value or 0.0, default=None)
-    mark = None
-    if leader is not None:
-        (at_leader,), _ = surrogate.predict([rows[leader.number]])
-        mark = float(at_leader)
-    return GoOn(numbers[best], float(means[best]), float(sds[best]), mark)
+    chosen = GoOn(numbers[best], float(means[best]), float(sds[best]), None)
+    if leader is None:
+        return chosen
+    (mark,), _ = surrogate.predict([rows[leader.number]])
+    in_reach = means + BENEFIT_OF_DOUBT_SD * sds > mark
+    slots = 1 + sum(run.in_slot for run in runs)
+    behind = sorted(range(len(numbers)), key=lambda i: -means[i])[SPARE_FOR_SLOT * slots :]
+    hopeless = frozenset(numbers[i] for i in behind if not in_reach[i])
+    return replace(chosen, mark=float(mark), hopeless=hopeless)

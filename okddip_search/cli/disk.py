@@ -115,7 +115,10 @@ def _paused(study: StudySettings, state: int) -> dict[str, int]:
     """Count what trials keep that wait to be let go on."""
     if study.searcher is None:
         return {}
-    what = f"checkpoints of at most {study.trials} paused trials, 2 of {size_text(state)} each"
+    what = (
+        f"checkpoints of at most {study.trials} paused trials, 2 of {size_text(state)} each; "
+        "those without a chance lose theirs"
+    )
     return {what: study.trials * 2 * state}
 
 

@@ -167,6 +167,8 @@ class StudyBridge:
         return None if self._is_spent else self._start(self._next_number(), adopted=False)
 
     def _screened(self, decision: Decision) -> OpenTrial | None:
+        if decision is not None and decision.hopeless:
+            self._listeners.trials_hopeless(decision.hopeless)
         if isinstance(decision, GoOn):
             entry = self._start(decision.number, adopted=True)
             entry.trial.set_user_attr(WENT_ON, decision.expected())

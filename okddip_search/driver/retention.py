@@ -1,7 +1,8 @@
 """Deletes files of ended trials, except for their curves and the networks of the best few.
 
 A checkpoint is as large as all members with their momentum, and a trial that is closed in the study
-is never resumed. The driver closes a trial before its worker has released its directory, and
+is never resumed. Nor is a paused one that the model gives no chance; if the model is mistaken, the
+trial starts over. The driver closes a trial before its worker has released its directory, and
 workers of a killed driver keep writing for seconds. Directories still in use are skipped and
 checked again later.
 """
@@ -10,7 +11,7 @@ import heapq
 import logging
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,20 @@ class Retention(Listener):
         self._keep = keep_leaders
         self._best: list[tuple[float, int]] = []  # a heap; the worst that is kept comes first
         self._waiting: dict[int, bool] = {}  # trials to be swept: with their leader?
+        self._hopeless: set[int] = set()
 
     def trial_started(self, number: int, params: Mapping[str, Any], resumed: bool) -> None:
-        """Check directories again that were in use."""
+        """Keep what the trial writes; check directories again that were in use."""
+        self._waiting.pop(number, None)
+        self._hopeless.discard(number)
+        self._sweep()
+
+    def trials_hopeless(self, numbers: Collection[int]) -> None:
+        """Sweep paused trials that are not expected to go on."""
+        for number in numbers:
+            if number not in self._hopeless:
+                self._hopeless.add(number)
+                self._waiting[number] = False
         self._sweep()
 
     def epoch_reported(self, number: int, step: int, report: Mapping[str, Any]) -> None:

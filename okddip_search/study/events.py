@@ -5,7 +5,7 @@ server.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -48,6 +48,9 @@ class Listener:
     def trial_paused(self, number: int) -> None:
         """A trial waits at its rung: its slot is free, and it may be let go on later."""
 
+    def trials_hopeless(self, numbers: Collection[int]) -> None:
+        """Paused trials are not expected to go on; one that does all the same starts over."""
+
     def trial_ended(self, end: TrialEnd, best: TrialEnd | None) -> None:
         """A trial was closed in the study; ``best`` is the best complete trial so far."""
 
@@ -69,6 +72,10 @@ class Listeners(Listener):
     def trial_paused(self, number: int) -> None:
         """Pass it on."""
         self._each(lambda one: one.trial_paused(number))
+
+    def trials_hopeless(self, numbers: Collection[int]) -> None:
+        """Pass it on."""
+        self._each(lambda one: one.trials_hopeless(numbers))
 
     def trial_ended(self, end: TrialEnd, best: TrialEnd | None) -> None:
         """Pass it on."""

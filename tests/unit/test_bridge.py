@@ -38,6 +38,7 @@ class Witness:
     paused: list = field(default_factory=list)
     ended: list = field(default_factory=list)
     said: list = field(default_factory=list)
+    hopeless: set = field(default_factory=set)
 
     def trial_started(self, number, params, resumed):
         self.started.append((number, resumed))
@@ -47,6 +48,9 @@ class Witness:
 
     def trial_paused(self, number):
         self.paused.append(number)
+
+    def trials_hopeless(self, numbers):
+        self.hopeless |= numbers
 
     def trial_ended(self, end, best):
         self.ended.append((end, best))
@@ -481,6 +485,16 @@ def test_a_promoted_trial_is_adopted_and_goes_on_to_its_end(make):
     assert all(set(t.user_attrs["okddip:went_on"]) == {"mean", "sd", "mark"} for t in promoted)
     assert all(len(t.intermediate_values) == 6 for t in promoted)
     assert len(trials) == 6 and bridge.done
+
+
+def test_paused_trials_without_a_chance_are_announced(make):
+    bridge, witness = make(sets=(*SCREENED, "study.trials=30"))
+    while not witness.hopeless and (entry := next_of(bridge)):
+        train(bridge, entry, level_of(entry))
+    waiting = set(bridge.paused)
+    assert witness.hopeless and witness.hopeless < waiting
+    values = {n: bridge.study.trials[n].intermediate_values[RUNG - 1] for n in waiting}
+    assert max(values, key=values.__getitem__) not in witness.hopeless
 
 
 def test_when_the_search_is_over_paused_trials_are_closed_as_pruned(make):

@@ -147,3 +147,24 @@ def test_a_finished_teacher_keeps_its_network_alone_and_one_in_training_everythi
     assert tensors(tmp_path / "done") == []
     assert (tmp_path / "done" / "leader" / "leader.safetensors").exists()
     assert tensors(tmp_path / "training")
+
+
+def test_a_paused_trial_without_a_chance_loses_its_checkpoint_and_no_other(tmp_path):
+    for number in range(3):
+        write_run(tmp_path / str(number), finished=False)
+    retention = Retention(tmp_path, 3)
+    retention.trials_hopeless({0, 2})
+    assert [n for n in range(3) if tensors(tmp_path / str(n))] == [1]
+    assert '"history": [1, 2]' in (tmp_path / "0" / "state.json").read_text()
+
+
+def test_a_hopeless_trial_that_goes_on_all_the_same_keeps_what_it_saves(tmp_path):
+    write_run(tmp_path / "0", finished=False)
+    retention = Retention(tmp_path, 3)
+    with exclusive_lock(tmp_path / "0" / "lock"):
+        retention.trials_hopeless({0})  # its worker has not yet let go of it
+    retention.trial_started(0, {}, True)
+    retention.epoch_reported(0, 0, {})
+    assert tensors(tmp_path / "0")
+    retention.trials_hopeless({0})
+    assert not tensors(tmp_path / "0"), "it was paused again, by another driver's decision"
