@@ -70,6 +70,12 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{whole_s:02}" if hours else f"{minutes}:{whole_s:02}"
 
 
+def expectation(mean: float, sd: float, mark: float | None) -> str:
+    """Say what was expected of a paused trial when it went on, and what the best promised then."""
+    best = "none was complete yet" if mark is None else f"the best had {mark:.4g}"
+    return f"expected {mean:.4g} ± {sd:.2g}, {best}"
+
+
 def params_text(params: Mapping[str, Any]) -> str:
     """Format hyperparameters in one line."""
     return "  ".join(f"{name}={value_text(value)}" for name, value in params.items())

@@ -18,7 +18,7 @@ from okddip_search.report.page import try_report
 from okddip_search.study.events import Listener, TrialEnd
 from okddip_search.study.sessions import Status
 from okddip_search.study.study import open_study, require_same_images
-from okddip_search.study.trials import IDENTITY, SHARE, best_end, trials_in
+from okddip_search.study.trials import IDENTITY, SHARE, best_end, state_of, trials_in
 
 
 def run_search(request: Request, *, then_confirm: bool) -> int:
@@ -58,8 +58,16 @@ def _search(session: Session, then_confirm: bool) -> int:
     )
     study.set_user_attr(IDENTITY, session.tracker.session.identity)
     finished = len(trials_in(study, TrialState.COMPLETE, TrialState.PRUNED))
+    paused = {t.number: t.params for t in study.get_trials(False) if state_of(t) == "paused"}
     screen = SearchConsole(
-        session.terminal, spec.name, spec.study.trials, spec.max_epochs, finished, best_end(study)
+        session.terminal,
+        spec.name,
+        spec.study.trials if budget is None else None,
+        spec.max_epochs,
+        finished,
+        best_end(study),
+        paused=paused,
+        left_s=(lambda: budget.left_s) if budget else None,
     )
     keepers: list[Listener] = [BestKeeper(session.directory, spec.objective.words)]
     if budget is not None:

@@ -24,6 +24,7 @@ from okddip_search.algorithms.ledger import Ledger, Run
 from okddip_search.algorithms.pruners import PRUNE_FROM
 from okddip_search.algorithms.surrogate import MODELS, Proposal, Surrogate, propose
 from okddip_search.algorithms.view import carried
+from okddip_search.formatting import expectation
 
 ENQUEUED = "okddip:enqueued"
 LEAST_SHARE = 0.2
@@ -79,8 +80,7 @@ class GoOn:
     @property
     def why(self) -> str:
         """Say why, in words."""
-        best = "none is complete yet" if self.mark is None else f"the best has {self.mark:.4g}"
-        return f"expected {self.mean:.4g} ± {self.sd:.2g}, {best}"
+        return expectation(self.mean, self.sd, self.mark)
 
 
 @dataclass(frozen=True)

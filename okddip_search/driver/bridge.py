@@ -115,6 +115,7 @@ class StudyBridge:
         self._failures = Failures(agenda.max_failures, share.slots)
         self._paused_until_s = 0.0
         self._reported_full = False
+        self._in_end_game = False
         timeout_s = agenda.timeout_s
         self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
 
@@ -170,12 +171,19 @@ class StudyBridge:
         if decision is not None and decision.hopeless:
             self._listeners.trials_hopeless(decision.hopeless)
         if isinstance(decision, GoOn):
+            self._say_why(decision)
             entry = self._start(decision.number, adopted=True)
             entry.trial.set_user_attr(WENT_ON, decision.expected())
             return entry
         if isinstance(decision, Begin):
             return self._start(self._next_number(), adopted=False, proposal=decision.proposal)
         return None
+
+    def _say_why(self, decision: GoOn) -> None:
+        if self._deliberation and self._deliberation.in_end_game and not self._in_end_game:
+            self._in_end_game = True
+            self._say("No whole run fits any more: the best paused trials that still fit go on")
+        self._say(f"trial {decision.number} goes on to its end: {decision.why}")
 
     @property
     def done(self) -> bool:

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 import optuna
 
 from okddip_search.algorithms.ledger import Run
-from okddip_search.algorithms.screen import Begin, Decision, GoOn, Room, Screening
+from okddip_search.algorithms.screen import Begin, Decision, Room, Screening
 from okddip_search.algorithms.surrogate import Proposal
 from okddip_search.driver.work import Agenda
 
@@ -70,9 +70,12 @@ class Deliberation:
         if not self._is_ready(number, held, may_begin) or self._decision is None:
             return None
         decision, self._future = self._decision, None
-        if isinstance(decision, GoOn):
-            logger.info("trial %d goes on: %s", decision.number, decision.why)
         return decision
+
+    @property
+    def in_end_game(self) -> bool:
+        """Whether no whole run fits into what is left."""
+        return self._screening.in_end_game(Room(self._agenda.epochs_left()))
 
     def is_going_on(self, number: int, held: Collection[int], may_begin: bool) -> bool:
         """Say whether a decision is being made."""

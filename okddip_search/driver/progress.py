@@ -1,7 +1,7 @@
 """The live view of a study being run."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,22 +21,26 @@ class SearchConsole(Listener):
     Args:
         console: Console to draw on.
         title: Name of the study.
-        trials: Planned number of trials.
+        trials: Planned number of trials; None: as many as fit into ``left_s``.
         epochs: Length of the longest trial.
         finished: Trials of earlier sessions that count toward the budget.
         best: The best complete trial of earlier sessions.
         noun: Word for a trial.
+        paused: Parameters of the trials that earlier sessions have paused, by number.
+        left_s: Returns the seconds that are left of a budget of time; None: there is none.
     """
 
     def __init__(
         self,
         console: Console,
         title: str,
-        trials: int,
+        trials: int | None,
         epochs: int,
         finished: int,
         best: TrialEnd | None = None,
         noun: str = "trial",
+        paused: Mapping[int, Mapping[str, Any]] | None = None,
+        left_s: Callable[[], float] | None = None,
     ) -> None:
         self._console = console
         self._title = title
@@ -46,7 +50,8 @@ class SearchConsole(Listener):
         self._counts = {"complete": 0, "pruned": 0, "failed": 0}
         self._before = finished
         self._running: dict[int, tuple[Mapping[str, Any], Mapping[str, Any] | None]] = {}
-        self._paused: dict[int, tuple[Mapping[str, Any], Mapping[str, Any] | None]] = {}
+        self._paused = {number: params for number, params in (paused or {}).items()}
+        self._left_s = left_s
         self._best = best
         self._started = time.monotonic()
         self._live = Live(
@@ -84,9 +89,8 @@ class SearchConsole(Listener):
     def trial_started(self, number: int, params: Mapping[str, Any], resumed: bool) -> None:
         """Show the trial as running."""
         self._running[number] = (params, None)
-        if self._paused.pop(number, None):
-            self.say(f"{self._noun} {number} goes on to its end")
-        elif resumed:
+        was_paused = self._paused.pop(number, None) is not None
+        if resumed and not was_paused:
             self.say(f"{self._noun} {number} resumes from its checkpoint")
 
     def epoch_reported(self, number: int, step: int, report: Mapping[str, Any]) -> None:
@@ -96,7 +100,8 @@ class SearchConsole(Listener):
 
     def trial_paused(self, number: int) -> None:
         """Count it as paused, and print a line where there is no live table."""
-        params, report = self._paused[number] = self._running.pop(number)
+        params, report = self._running.pop(number)
+        self._paused[number] = params
         if report is not None and not self._console.is_terminal:
             accuracy = percent(report["leader_accuracy"])
             line = f"{self._noun} {number:>3}  paused    {accuracy:>8}"
@@ -104,9 +109,7 @@ class SearchConsole(Listener):
 
     def trial_ended(self, end: TrialEnd, best: TrialEnd | None) -> None:
         """Count it, and print a line where there is no live table."""
-        was_paused = self._paused.pop(end.number, None)
-        # One that an earlier driver has paused was never running here.
-        params, _ = was_paused or self._running.pop(end.number, ({}, None))
+        params, _ = self._running.pop(end.number, (self._paused.pop(end.number, {}), None))
         self._counts[end.state] += 1
         self._best = best
         if self._console.is_terminal and end.state != "failed":
@@ -129,8 +132,9 @@ class SearchConsole(Listener):
         paused = f"paused {len(self._paused)}, " if self._paused else ""
         best = f"{percent(self._best.value)} (trial {self._best.number})" if self._best else "–"
         elapsed_s = time.monotonic() - self._started
+        planned = "" if self._trials is None else f" of {self._trials}"
         return Text(
-            f"{self._title}: {done} of {self._trials} {self._noun}s  "
+            f"{self._title}: {done}{planned} {self._noun}s  "
             f"(here: complete {counts['complete']}, {paused}pruned {counts['pruned']}, "
             f"failed {counts['failed']})  best {best}  "
             f"elapsed {duration(elapsed_s)}  left {self._time_left(done, elapsed_s)}",
@@ -139,7 +143,9 @@ class SearchConsole(Listener):
 
     def _time_left(self, done: int, elapsed_s: float) -> str:
         here = done - self._before
-        if not here:
+        if self._left_s is not None:
+            return f"{duration(max(0.0, self._left_s()))}, confirmation included"
+        if not here or self._trials is None:
             return "–"
         left = max(0, self._trials - done - len(self._paused))
         return f"about {duration(elapsed_s / here * left)}"

@@ -111,6 +111,7 @@ def _trial(sources: Sources, trial: FrozenTrial) -> dict[str, Any]:
         "prune_from": trial.user_attrs.get(PRUNE_FROM),
         "pauses_after": trial.user_attrs.get(PAUSES_AFTER),
         "went_on": trial.user_attrs.get(WENT_ON),
+        "paused_at": values.get(trial.user_attrs.get(PAUSES_AFTER, 0) - 1),
         "seconds": sum(report["seconds"] for report in history) if history else None,
         "started": _iso(trial.datetime_start),
         "ended": _iso(trial.datetime_complete),
@@ -139,7 +140,8 @@ def _search(sources: Sources, trials: Sequence[Mapping[str, Any]]) -> dict[str, 
         "name": spec.name,
         "state": _state(sources, counts["complete"] + counts["pruned"]),
         "objective": {**spec.objective.model_dump(), "words": spec.objective.words},
-        "budget": spec.study.trials,
+        "budget": None if spec.study.budget else spec.study.trials,
+        "time_budget": spec.study.budget.to_plain() if spec.study.budget else None,
         "counts": counts,
         "training_s": sum(seconds) if seconds else None,
         "data": spec.data.model_dump(mode="json"),
@@ -166,7 +168,9 @@ def _fixed(sources: Sources, name: str) -> Any:
 
 def _state(sources: Sources, finished: int) -> str:
     """Return the state of the search: finished, running, stopped, failed or killed."""
-    if finished >= sources.spec.study.trials or sources.confirm is not None:
+    study = sources.spec.study
+    is_spent = study.budget is None and finished >= study.trials
+    if is_spent or sources.confirm is not None:
         return "finished"
     words = {"FINISHED": "finished", "KILLED": "stopped", "FAILED": "failed"}
     last = sources.sessions[-1] if sources.sessions else None

@@ -6,7 +6,7 @@ from okddip_search.space.model import FORMAT, SearchSpec
 from okddip_search.space.settings import OVERRULED
 from trainer.config.strict import ConfigError
 from trainer.config.train import unread, unread_fields
-from trainer.io.text import shown
+from trainer.io.text import truncate
 from trainer.registry import readers_of
 
 
@@ -72,7 +72,7 @@ def _check_overruled(document: Document, is_saved: bool) -> None:
             del fields[name]
         else:
             value = fields[name].get("type") if isinstance(fields[name], dict) else fields[name]
-            document.complain(("study", name), why.format(shown(str(value))))
+            document.complain(("study", name), why.format(truncate(str(value))))
 
 
 def _check_apart(document: Document, spec: SearchSpec) -> None:

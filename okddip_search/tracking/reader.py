@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from okddip_search import layout
 from okddip_search.errors import UserError
+from okddip_search.formatting import expectation
 from okddip_search.space.model import SearchSpec
 from okddip_search.study.reading import (
     SEARCH,
@@ -28,7 +29,7 @@ from okddip_search.study.reading import (
     study_folders,
 )
 from okddip_search.study.sessions import Session, new_search_id, read_sessions
-from okddip_search.study.trials import IDENTITY, best_trial, end_of, state_of
+from okddip_search.study.trials import IDENTITY, WENT_ON, best_trial, end_of, state_of
 from okddip_search.tracking.desired import (
     PARENT,
     Desired,
@@ -152,6 +153,8 @@ class Reader:
             status, state = "SCHEDULED", "paused"
         else:
             status, state = ("RUNNING", "running") if times.is_open else ("KILLED", "interrupted")
+        if went_on := trial.user_attrs.get(WENT_ON):
+            tags["okddip.went_on"] = expectation(**went_on)
         charts = [ACCURACY] if _test(study, trial) is None else [ACCURACY, _TEST]
         return Run(
             key=run_key(study.stage, trial.number),
@@ -258,8 +261,12 @@ class Reader:
     def _is_spent(self, search: Iterable[FrozenTrial]) -> bool:
         """Say whether all trials that the space asks for have ended."""
         spec, states = self._spec, [trial.state for trial in search]
+        if spec is None or TrialState.RUNNING in states:
+            return False
+        if spec.study.budget is not None:
+            return self._has_confirm
         ended = sum(state in (TrialState.COMPLETE, TrialState.PRUNED) for state in states)
-        return spec is not None and ended >= spec.study.trials and TrialState.RUNNING not in states
+        return ended >= spec.study.trials
 
     def _uploads(
         self, name: str, studies: Sequence[_Study], parent: Run

@@ -20,7 +20,7 @@ from optuna.trial import Trial, TrialState, create_trial
 
 from okddip_search.study.events import TrialEnd
 from okddip_search.study.storage import open_journal
-from okddip_search.study.trials import IDENTITY, PAUSES_AFTER, REASON
+from okddip_search.study.trials import IDENTITY, PAUSES_AFTER, REASON, WENT_ON
 from okddip_search.tracking.worker import Tracker
 from trainer.io.files import write_json
 
@@ -84,6 +84,10 @@ class Stage:
         epochs = len(frozen.intermediate_values)
         Trial(self._study, frozen._trial_id).set_user_attr(PAUSES_AFTER, epochs)
         self._listener.trial_paused(number)
+
+    def trial_went_on(self, number: int, expected: dict[str, float]) -> None:
+        """Note what was expected of a paused trial that goes on."""
+        Trial(self._study, self._study.trials[number]._trial_id).set_user_attr(WENT_ON, expected)
 
     def trial_ended(self, end: TrialEnd, best: TrialEnd | None = None) -> None:
         trial = Trial(self._study, self._study.trials[end.number]._trial_id)

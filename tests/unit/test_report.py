@@ -143,6 +143,14 @@ class TestReading:
             write_sessions(search_dir, ended=word)
             assert state() == expected
 
+    def test_a_budget_of_time_is_named_and_no_number_of_trials_ends_the_search(self, search_dir):
+        space = search_dir / "spec.yaml"
+        space.write_text(space.read_text().replace("budget: null", "budget: 8h"))
+        search = data_of(search_dir)["search"]
+        assert (search["budget"], search["time_budget"]) == (None, "8h")
+        assert search["state"] == "killed"
+        assert "8h for everything" in page_of(search_dir).text
+
     def test_offers_to_resume_what_can_be(self, search_dir):
         assert "okddip-search --resume --out" in page_of(search_dir).text
         write_sessions(search_dir, ended="FINISHED")
@@ -352,6 +360,22 @@ class TestCharts:
         (ends,) = [trace for trace in figure["data"] if trace.get("name") == "pruned here"]
         assert ends["x"] == [t["epochs"] - 1 for t in pruned]
         assert all(t["epochs"] - 1 >= t["prune_from"] for t in pruned)
+
+    def test_a_trial_that_went_on_is_drawn_from_its_pause_to_its_end(self, search_dir):
+        data = data_of(search_dir)
+        trial = next(t for t in data["trials"] if t["state"] == "complete")
+        trial |= {
+            "pauses_after": 2,
+            "paused_at": 0.25,
+            "went_on": {"mean": 0.5, "sd": 0.1, "mark": None},
+        }
+        figure = make_charts(data)["history"].figure
+        (stretch,) = [t for t in figure["data"] if t["name"] == "from pause to end"]
+        assert stretch["x"][:2] == [trial["number"]] * 2
+        assert stretch["y"][:2] == [25.0, pytest.approx(100 * trial["value"])]
+        hovers = [text for t in figure["data"] for text in t.get("text", ())]
+        assert any("went on: expected 0.5 ± 0.1, none was complete yet" in h for h in hovers)
+        go.Figure(copy.deepcopy(figure))
 
     def test_long_searches_stay_small(self, search_dir):
         data = data_of(search_dir)

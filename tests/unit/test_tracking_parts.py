@@ -196,8 +196,12 @@ def test_a_trial_that_waits_to_go_on_is_scheduled(tmp_path):
         return run.status, run.tags["okddip.state"]
 
     assert shown() == ("SCHEDULED", "paused")
+    assert "okddip.went_on" not in desired(tmp_path).children[0].tags
     driver.epoch_reported(0, 1, report(1, 0.6))
     assert shown() == ("KILLED", "interrupted"), "it goes on, but no driver is at work"
+    driver.trial_went_on(0, {"mean": 0.6, "sd": 0.05, "mark": 0.55})
+    why = desired(tmp_path).children[0].tags["okddip.went_on"]
+    assert why == "expected 0.6 ± 0.05, the best had 0.55"
     driver.close(0)
 
 

@@ -44,12 +44,14 @@ def make_charts(data: Mapping[str, Any]) -> dict[str, Chart]:
 def _of_search(data: Mapping[str, Any]) -> dict[str, Chart]:
     words = data["search"]["objective"]["words"]
     total, drawn = len(data["curves"]), len(of_search.curves_to_draw(data))
+    screened = data["search"]["searcher"] is not None
     of = f"the {drawn} best of {total} trials" if drawn < total else "every trial"
     return {
         "history": Chart(
             "Optimisation history",
             f"The value of every trial ({words}); of a pruned trial, its value when it was "
-            "pruned. One run each: a step up may be luck.",
+            "pruned. One run each: a step up may be luck."
+            + (" An upright line joins a trial's pause to its end." if screened else ""),
             of_search.history(data),
             "No trial has a value yet.",
         ),

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from okddip_search.formatting import value_text
+from okddip_search.formatting import expectation, value_text
 from okddip_search.report.charts.style import (
     BLACK,
     BLUE,
@@ -43,6 +43,7 @@ def params_hover(trial: Trial) -> str:
     """Return a trial's parameters, a line each."""
     lines = [f"trial {trial['number']} ({trial['state']}, {trial['epochs']} epochs)"]
     lines += [f"{name} = {value_text(value)}" for name, value in trial["params"].items()]
+    lines += [f"went on: {expectation(**trial['went_on'])}"] if trial["went_on"] else []
     return "<br>".join(text(line) for line in lines)
 
 
@@ -83,6 +84,7 @@ def history(data: Mapping[str, Any]) -> Figure | None:
         for state, group in by_state(data["trials"]).items()
     ]
     complete = [t for t in data["trials"] if t["value"] is not None]
+    traces = _stretches(data["trials"]) + traces
     if complete:
         best = [max(t["value"] for t in complete[: i + 1]) for i in range(len(complete))]
         traces.insert(
@@ -99,6 +101,25 @@ def history(data: Mapping[str, Any]) -> Figure | None:
         )
     x = axis("Trial", dtick=1 if len(data["trials"]) <= 15 else None)
     return figure(traces, x, axis(value_title(data))) if traces else None
+
+
+def _stretches(trials: Sequence[Trial]) -> list[dict[str, Any]]:
+    """Join, of the trials that went on, their value when they were paused to the later one."""
+    went = [t for t in trials if t["went_on"] and t["paused_at"] is not None]
+    if not went:
+        return []
+    ends = [percent([t["paused_at"], shown_value(t)]) for t in went]
+    return [
+        {
+            "type": "scatter",
+            "mode": "lines",
+            "name": "from pause to end",
+            "x": joined([[t["number"]] * 2 for t in went]),
+            "y": joined(ends),
+            "line": {"color": STATES["paused"], "width": 1.5},
+            "hoverinfo": "skip",
+        }
+    ]
 
 
 def all_curves(data: Mapping[str, Any]) -> Figure | None:
