@@ -6,7 +6,6 @@ the order in which Tune's controller calls them (no cluster is needed: both only
 id and result). Time runs in steps: in each, every slot with a trial trains one epoch.
 """
 
-import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -154,7 +153,7 @@ class Ours:
         """See ``Search``."""
         self.agenda.tell_left(steps_left)
         while (entry := self.bridge.next_trial()) is None and self.bridge.is_deciding:
-            time.sleep(0.0005)
+            self.bridge.wait_for_decision()
         if entry is None and not self.bridge.exhausted:
             return self.start(steps_left)
         if entry is None:

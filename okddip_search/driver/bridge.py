@@ -155,6 +155,11 @@ class StudyBridge:
         deliberation = self._deliberation
         return bool(deliberation and deliberation.is_going_on(*self._situation))
 
+    def wait_for_decision(self) -> None:
+        """Return once the decision that is being made is there, if there is one."""
+        if self._deliberation is not None:
+            self._deliberation.wait()
+
     def next_trial(self) -> OpenTrial | None:
         """Return the next trial to start, or None while there is no free slot or nothing to do."""
         if len(self._open) >= self.share.slots or time.monotonic() < self._paused_until_s:

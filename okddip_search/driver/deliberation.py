@@ -81,6 +81,11 @@ class Deliberation:
         """Say whether a decision is being made."""
         return not self._is_ready(number, held, may_begin)
 
+    def wait(self) -> None:
+        """Return once the decision that is being made is there."""
+        if self._future is not None:
+            wait([self._future])
+
     @property
     def _decision(self) -> Decision:
         return None if self._future is None else self._future.result()
