@@ -44,7 +44,7 @@ def run_search(request: Request, *, then_confirm: bool) -> int:
             session.budget.confirm = None
         code = _search(session, then_confirm)
         if code == 0 and then_confirm:
-            code = confirm(session)
+            code = confirm(session, session.budget)
         return code
 
 

@@ -11,7 +11,7 @@ from okddip_search.algorithms.screen import rung_of
 from okddip_search.cli.disk import classes_of
 from okddip_search.cluster.resources import Allocation
 from okddip_search.driver.autotune import Pace, Speed, as_run, load_speed, paced
-from okddip_search.driver.budget import ENOUGH_SEEDS, FEW_RUNS, LEAST_SEEDS, Budget
+from okddip_search.driver.budget import FEW_RUNS, LEAST_SEEDS, Budget
 from okddip_search.errors import UserError
 from okddip_search.formatting import duration
 from okddip_search.space.model import SearchSpec
@@ -85,9 +85,9 @@ class BudgetPlan:
     def expected(self) -> SearchSpec:
         """Return the space with the most trials, and the most seeds, that are to be expected."""
         study = self._spec.study.model_copy(update={"trials": max(1, self._begun[1])})
-        confirm = self._spec.confirm if self.budget.seeds else None
+        confirm = self._spec.confirm if self.budget.kept_seeds else None
         if confirm is not None:
-            seeds = max(self.budget.seeds, min(ENOUGH_SEEDS, self.budget.seeds_that_fit))
+            seeds = max(self.budget.kept_seeds, min(self.budget.most_seeds, self.budget.seeds))
             confirm = confirm.model_copy(update={"seeds": seeds})
         return self._spec.model_copy(update={"study": study, "confirm": confirm})
 
@@ -123,14 +123,14 @@ class BudgetPlan:
         budget = self.budget
         if budget.confirm is None:
             return []
-        if not budget.seeds:
-            least = duration(budget.seconds_for(LEAST_SEEDS))
+        if not budget.kept_seeds:
+            least = duration(budget.confirm_s(LEAST_SEEDS))
             return [f"no room for a confirmation: {LEAST_SEEDS} seeds would take {least}"]
-        kept = duration(budget.seconds_for(budget.seeds))
+        seeds = budget.kept_seeds
         return [
-            f"kept back for the confirmation: {kept}, {budget.seeds} seeds each; it gets what is "
-            f"left, for up to {max(ENOUGH_SEEDS, budget.confirm.seeds)}, if the last third of the "
-            "epochs has brought no better leader after half of the search's time"
+            f"kept back for the confirmation: {duration(budget.confirm_s(seeds))}, {seeds} seeds "
+            f"each; up to {budget.most_seeds}, and a shorter search, if after half of its time the "
+            "last third of its epochs has brought no better leader"
         ]
 
     def _shorter(self, epochs: int) -> list[str]:

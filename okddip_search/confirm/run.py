@@ -37,6 +37,7 @@ from okddip_search.confirm.test_set import (
     test_leaders,
 )
 from okddip_search.confirm.tuning import tune_baselines, tuning_seconds
+from okddip_search.driver.budget import Budget
 from okddip_search.driver.progress import SearchConsole
 from okddip_search.driver.request import Request
 from okddip_search.driver.session import Session, open_session
@@ -102,7 +103,7 @@ def require_possible(spec: SearchSpec, directory: Path, options: ConfirmOptions)
         reopen_refused(directory / OPENINGS, options.open_test_again)
 
 
-def confirm(session: Session) -> int:
+def confirm(session: Session, budget: Budget | None = None) -> int:
     """Confirm a search that has just ended, with as many seeds as its budget has room for.
 
     Returns:
@@ -110,13 +111,12 @@ def confirm(session: Session) -> int:
     """
     command = session.switch.resume_command = _resume_command(session.request, ConfirmOptions())
     begun = Plan.load(session.directory / CONFIRM) is not None
-    if session.budget is None or begun:
+    if budget is None or begun:
         return _Confirmation(session, ConfirmOptions()).run()
-    seeds = session.budget.seeds_that_fit
-    if not seeds:
+    if not budget.seeds:
         session.say(f"The budget has no room for a confirmation. Start it with:  {command}")
         return 0
-    return _Confirmation(session, ConfirmOptions({"seeds": seeds})).run()
+    return _Confirmation(session, ConfirmOptions({"seeds": budget.seeds})).run()
 
 
 def _resume_command(request: Request, options: ConfirmOptions) -> str:

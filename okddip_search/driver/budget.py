@@ -152,15 +152,19 @@ class Budget(Listener):
     @property
     def kept_back_s(self) -> float:
         """What the search leaves: for the confirmation's seeds, and to finish."""
-        return self.seconds_for(self.seeds) + self.finish_s
+        return self.confirm_s(self.kept_seeds) + self.finish_s
 
-    def seconds_for(self, seeds: int) -> float:
+    def confirm_s(self, seeds: int) -> float:
         """Return how long a confirmation with so many seeds takes."""
-        return 0.0 if self.confirm is None else self._waves(seeds) * self.run_s
+        return 0.0 if self.confirm is None else self.seconds_for(most_runs(self.confirm, seeds))
 
-    def _waves(self, seeds: int) -> int:
-        assert self.confirm is not None
-        return math.ceil(most_runs(self.confirm, seeds) / self.slots)
+    def seconds_for(self, runs: int) -> float:
+        """Return how long runs take."""
+        return math.ceil(runs / self.slots) * self.run_s
+
+    def has_room_for(self, runs: int) -> bool:
+        """Return whether runs of the confirmation fit into what is left."""
+        return self.seconds_for(runs) <= self.left_s - self.finish_s
 
     def _seeds_in(self, seconds: float) -> int:
         """Return how many seeds fit into a time."""
@@ -169,25 +173,26 @@ class Budget(Listener):
         return waves * self.slots // most_runs(self.confirm)
 
     @property
-    def seeds(self) -> int:
+    def kept_seeds(self) -> int:
         """Seeds of the confirmation that time is kept back for.
 
         As many as fit into ``CONFIRM_SHARE``; once the search has stagnated, all that had room
         then. None where ``LEAST_SEEDS`` would take more than ``MOST_SHARE``.
         """
-        if self.confirm is None or self.seconds_for(LEAST_SEEDS) > MOST_SHARE * self.total_s:
+        if self.confirm is None or self.confirm_s(LEAST_SEEDS) > MOST_SHARE * self.total_s:
             return 0
-        planned = min(self._seeds_in(CONFIRM_SHARE * self.total_s), self._enough)
+        planned = min(self._seeds_in(CONFIRM_SHARE * self.total_s), self.most_seeds)
         recorded = self._study.user_attrs.get(SEEDS, 0) if self._study else 0
-        return max(LEAST_SEEDS, planned, min(recorded, self.seeds_that_fit))
+        return max(LEAST_SEEDS, planned, min(recorded, self.seeds))
 
     @property
-    def _enough(self) -> int:
+    def most_seeds(self) -> int:
+        """Seeds beyond which no time is kept back."""
         assert self.confirm is not None
         return max(ENOUGH_SEEDS, self.confirm.seeds)
 
     @property
-    def seeds_that_fit(self) -> int:
+    def seeds(self) -> int:
         """Seeds of the confirmation that fit into what is left; 0: too few for a verdict."""
         if self.confirm is None:
             return 0
@@ -250,8 +255,8 @@ class Budget(Listener):
         is_late = self.total_s - self.left_s >= STAGNATION_FROM * began
         if SEEDS in study.user_attrs or not is_late or spent - since < STAGNANT * spent:
             return
-        seeds = min(self.seeds_that_fit, self._enough)
-        if seeds > self.seeds > 0:
+        seeds = min(self.seeds, self.most_seeds)
+        if seeds > self.kept_seeds > 0:
             study.set_user_attr(SEEDS, seeds)
             self.say(
                 f"The last third of {spent:,} epochs brought no better leader: the confirmation "

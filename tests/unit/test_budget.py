@@ -130,11 +130,11 @@ def test_one_slot_needs_the_time_of_two_runs():
 
 def test_as_many_seeds_as_fit_are_kept_back_and_no_more_than_enough():
     budget, spec = make_budget("1h")
-    assert budget.seeds > LEAST_SEEDS
-    assert budget.seconds_for(budget.seeds) <= CONFIRM_SHARE * HOUR
-    assert budget.seconds_for(budget.seeds + 1) > CONFIRM_SHARE * HOUR
-    assert make_budget("8h")[0].seeds == ENOUGH_SEEDS
-    assert make_budget("8h", "confirm.seeds=20")[0].seeds == 20
+    assert budget.kept_seeds > LEAST_SEEDS
+    assert budget.confirm_s(budget.kept_seeds) <= CONFIRM_SHARE * HOUR
+    assert budget.confirm_s(budget.kept_seeds + 1) > CONFIRM_SHARE * HOUR
+    assert make_budget("8h")[0].kept_seeds == ENOUGH_SEEDS
+    assert make_budget("8h", "confirm.seeds=20")[0].kept_seeds == 20
 
 
 def test_a_small_budget_keeps_back_the_fewest_seeds_with_a_verdict():
@@ -142,13 +142,13 @@ def test_a_small_budget_keeps_back_the_fewest_seeds_with_a_verdict():
     spec = load_space("digits")
     longest_s = 0.9 * runs / most_runs(spec.confirm, LEAST_SEEDS)
     budget, _ = make_budget("1h", epoch_s=longest_s / 1.1)
-    assert budget.seeds == LEAST_SEEDS
-    assert budget.seconds_for(LEAST_SEEDS) > CONFIRM_SHARE * HOUR
+    assert budget.kept_seeds == LEAST_SEEDS
+    assert budget.confirm_s(LEAST_SEEDS) > CONFIRM_SHARE * HOUR
 
 
 def test_where_the_fewest_seeds_do_not_fit_all_is_for_the_search():
     budget, _ = make_budget("1h", epoch_s=10.0)  # a run takes ten minutes and more
-    assert budget.seeds == budget.seeds_that_fit == 0
+    assert budget.kept_seeds == budget.seeds == 0
     assert budget.search_left_s > 0.9 * HOUR
 
 
@@ -160,7 +160,7 @@ def test_without_a_confirmation_next_to_nothing_is_kept_back():
 def test_all_that_is_left_goes_into_seeds():
     budget, spec = make_budget("1h")
     runs_that_fit = 2 * HOUR / EPOCHS
-    assert 0.7 * runs_that_fit < budget.seeds_that_fit * most_runs(spec.confirm) <= runs_that_fit
+    assert 0.7 * runs_that_fit < budget.seeds * most_runs(spec.confirm) <= runs_that_fit
 
 
 def test_time_and_pace_of_earlier_drivers_count():
@@ -199,14 +199,14 @@ def test_a_search_whose_leader_stays_the_same_leaves_the_rest_to_the_confirmatio
     budget, _ = make_budget("40m")
     budget.say = said.append
     study = searched(budget, 0.7, 0.8, 0.9)
-    planned = budget.seeds
+    planned = budget.kept_seeds
     at(budget, 950.0)
     end_trial(budget, study, 0.5)  # 10 of 40 epochs since
-    assert budget.seeds == planned and not said
+    assert budget.kept_seeds == planned and not said
     end_trial(budget, study, 0.5)  # 20 of 50
-    assert budget.seeds == study.user_attrs[SEEDS] == budget.seeds_that_fit > planned
-    assert budget.seconds_for(1) > budget.search_left_s >= 0
-    assert "last third" in said[0] and f"{budget.seeds} seeds" in said[0]
+    assert budget.kept_seeds == study.user_attrs[SEEDS] == budget.seeds > planned
+    assert budget.confirm_s(1) > budget.search_left_s >= 0
+    assert "last third" in said[0] and f"{budget.kept_seeds} seeds" in said[0]
 
 
 def test_a_resumed_search_knows_that_it_has_stagnated_and_since_when_its_leader_leads():
@@ -217,7 +217,7 @@ def test_a_resumed_search_knows_that_it_has_stagnated_and_since_when_its_leader_
     end_trial(budget, study, 0.5)
     resumed, _ = make_budget("40m")
     resumed.resume(study)
-    assert resumed.seeds == budget.seeds == study.user_attrs[SEEDS]
+    assert resumed.kept_seeds == budget.kept_seeds == study.user_attrs[SEEDS]
 
 
 def test_in_the_first_half_of_its_time_a_search_is_not_stagnant():
@@ -232,7 +232,7 @@ def test_no_search_ends_for_more_seeds_than_enough():
     at(budget, 6 * HOUR)
     for _ in range(5):
         end_trial(budget, study, 0.5)
-    assert budget.seeds == ENOUGH_SEEDS and budget.search_left_s > HOUR
+    assert budget.kept_seeds == ENOUGH_SEEDS and budget.search_left_s > HOUR
 
 
 def test_with_a_budget_trials_begin_as_long_as_a_whole_run_fits():
