@@ -93,7 +93,7 @@ def _budget(spec: SearchSpec) -> str:
 
 def _timing(spec: SearchSpec, directory: Path) -> str:
     known = load_speed(directory)
-    if known is not None:
+    if known is not None and known.chosen:
         return known.describe()
     left = left_to_timing(spec)
     return f"timed once, before the first trial: {', '.join(left) or 'nothing'}"

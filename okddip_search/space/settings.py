@@ -145,7 +145,7 @@ class StudySettings(StrictModel):
     budget: BudgetSettings | None = Field(
         None,
         description="time (8h, or 80 gpu-hours) by which search, confirmation and report are over; "
-        "it then says how many trials and seeds there are, and trials and timeout do not; null: "
+        "it then says how many trials and seeds there are, instead of trials and timeout; null: "
         "none",
     )
     sampler: Annotated[Choice, WithJsonSchema(choice_schema(SAMPLERS))] = Field(

@@ -1,8 +1,10 @@
 """Killed, stopped and resumed searches: nothing that was reported is lost or done twice."""
 
+import json
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -97,6 +99,23 @@ def test_a_screened_search_killed_three_times_ends_as_the_unbroken_one(tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert recorded_curves(tmp_path / "broken") == recorded_curves(tmp_path / "straight")
     assert set(states(tmp_path / "broken")) == {TrialState.COMPLETE, TrialState.PRUNED}
+
+
+@pytest.mark.slow
+def test_a_killed_search_with_a_budget_is_over_in_time_with_its_confirmation(tmp_path):
+    options = ("--budget", "150s", "--set", "study.searcher=screen", "--set",
+               "confirm={top: 1, seeds: 2, methods: [single]}")  # fmt: skip
+    began = time.monotonic()
+    broken = start("--space", write_space(tmp_path), "--out", NAME, *options, cwd=tmp_path)
+    wait_until(lambda: epochs_recorded(tmp_path / NAME) >= 30)
+    kill(broken)
+    done = run("--resume", "--out", NAME, cwd=tmp_path)
+    taken_s = time.monotonic() - began
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert taken_s < 150 + 10, "and the seconds between the last trial's start and the kill"
+    findings = json.loads((tmp_path / NAME / "confirm" / "confirm.json").read_text())
+    assert findings["state"] == "complete" and len(findings["seeds"]) >= 2
+    assert set(states(tmp_path / NAME)) == {TrialState.COMPLETE, TrialState.PRUNED}
 
 
 def test_a_killed_worker_goes_on_from_its_checkpoint(tmp_path):
