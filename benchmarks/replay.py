@@ -137,7 +137,7 @@ class Ours:
         study.pruner = pruner
         self.agenda = TableAgenda(spec)
         self.agenda.prepare(table)
-        self.bridge = StudyBridge(study, self.agenda, Concurrency(10_000), ())
+        self.bridge = StudyBridge(study, self.agenda, Concurrency(10_000), (), lambda line: None)
         self._table, self._seed = table, seed
         self._history: dict[int, list[dict[str, Any]]] = {}
         for trial in study.get_trials(deepcopy=False):
