@@ -243,8 +243,9 @@ class _Confirmation(Listener):
         )
         epochs = max(int(config["epochs"]) for config in configs.values())
         screen = SearchConsole(session.terminal, CONFIRM, total, epochs, total - to_go, noun="run")
+        keepers: list[Listener] = [self, session.budget] if session.budget else [self]
         bridge = session.run_study(
-            self.study, agenda, self.directory, screen, self.stage, keepers=[self]
+            self.study, agenda, self.directory, screen, self.stage, keepers=keepers
         )
         if bridge.abort_reason:
             raise UserError(

@@ -199,10 +199,10 @@ class Session:
 
     def provenance(self) -> tuple[dict[str, Any], dict[str, str]]:
         """Return parameters and tags that describe the search in MLflow and in the report."""
-        spec = self.spec
+        spec, budget = self.spec, self.spec.study.budget
         params = {
             "data": spec.data.name,
-            "trials": spec.study.trials,
+            **({"budget": budget.to_plain()} if budget else {"trials": spec.study.trials}),
             "sampler": spec.study.proposer.type,
             "pruner": spec.study.pruner.type,
             "study_seed": spec.study.seed,
