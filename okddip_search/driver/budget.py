@@ -41,6 +41,8 @@ CONFIRM_SHARE = 0.25
 MOST_SHARE = 0.6
 MEASURED_EPOCHS = 20
 """The measurement before the first trial counts until so many epochs were reported."""
+STALLED = 0.02
+"""Of the epochs, the longest, that do not count: a machine was busy, or was put to sleep."""
 SLACK = 1.1
 """A run is expected to take longer than its epochs: a worker begins it, and saves its leader."""
 STARTUP_S = 60.0
@@ -108,9 +110,11 @@ class Budget(Listener):
 
     @property
     def pace_s(self) -> float:
-        """How long an epoch takes: that of the trials, once they have had enough of them."""
-        known = len(self._seconds) >= MEASURED_EPOCHS
-        return statistics.median(self._seconds) if known else self.epoch_s
+        """How long an epoch takes: the mean of the trials', once they have had enough of them."""
+        if len(self._seconds) < MEASURED_EPOCHS:
+            return self.epoch_s
+        usual = sorted(self._seconds)[: math.ceil((1 - STALLED) * len(self._seconds))]
+        return statistics.fmean(usual)
 
     @property
     def run_s(self) -> float:
