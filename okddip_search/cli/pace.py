@@ -178,7 +178,10 @@ def _images(data: DataConfig) -> tuple[int, int]:
     if data.name in _SIZES:
         return _SIZES[data.name]
     folder = expanded(data.root or ".") / "train"
-    return data.image_size or 1, sum(path.is_file() for path in folder.glob("*/*"))
+    count = sum(path.is_file() for path in folder.glob("*/*"))
+    if not count or data.image_size is None:
+        raise UserError(f"study.budget: {folder} holds no images, so no epoch can be timed")
+    return data.image_size, count
 
 
 def _divided(data: DataConfig, count: int) -> tuple[int, int]:
