@@ -107,14 +107,18 @@ def budgeted(
         stop: Is heard while an epoch is timed.
 
     Raises:
-        UserError: Two full runs do not fit.
+        UserError: Two full runs do not fit, or an epoch could not be timed.
     """
     if spec.study.budget is None:
         return None
     images = data.train
     shape = (images.channels, *images.size, images.num_classes)
     counts = len(images), len(data.validation)
-    pace = find_pace(spec, allocation, shape, counts, speed, partial(call_in_worker, stop))
+    ask = partial(call_in_worker, stop)
+    try:
+        pace = find_pace(spec, allocation, shape, counts, speed, ask)
+    except RayError as error:
+        raise UserError(f"study.budget: an epoch could not be timed: {error}") from None
     total_s = spec.study.budget.seconds(allocation.gpus)
     ends_at_s = process_began_s() + total_s
     runs = allocation.slots, spec.max_epochs, spec.confirm

@@ -10,7 +10,9 @@ from okddip_search.driver.autotune import (
     Candidate,
     Speed,
     fastest,
+    find_pace,
     find_speed,
+    keep_pace,
     left_to_timing,
     load_speed,
     measure_variants,
@@ -21,7 +23,7 @@ from okddip_search.errors import UserError
 from okddip_search.space.load import load_space
 from trainer.config.train import TrainConfig
 from trainer.data.load import load_development_data
-from trainer.tools.timing import Shape, Variant, side_by_side, time_variants
+from trainer.tools.timing import Shape, Variant, epoch_seconds, side_by_side, time_variants
 
 SPACE = """\
 name: tiny
@@ -67,6 +69,31 @@ def test_it_is_measured_once_and_read_again_by_a_resumed_search(tmp_path):
     assert speed.share(spec.resources).cpus_per_trial == speed.chosen["cpus_per_trial"]
     asked_for = spec.resources.model_copy(update={"cpus_per_trial": 4.0})
     assert speed.share(asked_for) == asked_for  # a resumed search may be shared out otherwise
+
+
+def test_an_epoch_is_timed_once_and_kept_with_the_other_timings(tmp_path):
+    spec = space(tmp_path)
+    allocation = allocate(spec.resources, [Node(2, 0)], asked_gpus=0)
+    asked = []
+
+    def ask(function, *arguments, cpus, gpus):
+        asked.append(function.__name__)
+        return function(*arguments)
+
+    speed = Speed({"executor": "eager"})
+    pace = find_pace(spec, allocation, DIGITS, (96, 32), speed, ask)
+    assert 0 < pace.middle_s and 0 < pace.largest_s
+    keep_pace(tmp_path, speed, pace)
+    known = load_speed(tmp_path)
+    assert known.chosen == speed.chosen
+    assert find_pace(spec, allocation, DIGITS, (96, 32), known, ask) == pace
+    assert asked == ["measure_pace"]
+
+
+def test_an_epochs_length_follows_from_a_sample_of_its_images():
+    config = TrainConfig(model="resnet8", width=0.25, batch_size=16, num_threads=1)
+    sample, whole = (epoch_seconds(config, DIGITS, n, n // 2) for n in (160, 1600))
+    assert 5 < whole / sample < 20, "ten times the images"
 
 
 def test_what_the_space_says_is_not_measured(tmp_path):
