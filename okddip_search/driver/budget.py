@@ -197,11 +197,16 @@ class Budget(Listener):
 
     @property
     def seeds(self) -> int:
-        """Seeds of the confirmation that fit into what is left; 0: too few for a verdict."""
+        """Seeds of the confirmation that fit into what is left; 0: too few for a verdict.
+
+        A search that ended a little late is confirmed with the fewest all the same.
+        """
         if self.confirm is None:
             return 0
-        seeds = self._seeds_in(self.left_s - self.finish_s)
-        return seeds if seeds >= LEAST_SEEDS else 0
+        left_s = self.left_s - self.finish_s
+        if self.confirm_s(LEAST_SEEDS) > SLACK * left_s:
+            return 0
+        return max(LEAST_SEEDS, self._seeds_in(left_s))
 
     @property
     def search_left_s(self) -> float:

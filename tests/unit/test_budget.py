@@ -169,6 +169,13 @@ def test_all_that_is_left_goes_into_seeds():
     assert 0.7 * runs_that_fit < budget.seeds * most_runs(spec.confirm) <= runs_that_fit
 
 
+def test_a_search_that_ended_a_little_late_is_confirmed_with_the_fewest_seeds():
+    budget, _ = make_budget("1h")
+    needed_s = budget.confirm_s(LEAST_SEEDS) + budget.finish_s
+    assert at(budget, HOUR - needed_s + 10).seeds == LEAST_SEEDS
+    assert at(budget, HOUR - needed_s + 120).seeds == 0
+
+
 def test_time_and_pace_of_earlier_drivers_count():
     study = optuna.create_study()
     first, _ = make_budget("1h")
