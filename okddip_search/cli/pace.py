@@ -59,6 +59,7 @@ class BudgetPlan:
             spec.max_epochs,
             spec.confirm,
             self._pace.middle_s,
+            self._pace.baseline_s,
         )
         self.budget.require_two_runs()
 
@@ -168,7 +169,7 @@ def _measured(spec: SearchSpec, allocation: Allocation, speed: Speed) -> Pace:
             timeout=_TIMING_S,
             check=True,
         )
-        return Pace(*json.loads(done.stdout))
+        return Pace.of(json.loads(done.stdout))
     except (OSError, subprocess.SubprocessError, ValueError, TypeError) as error:
         raise UserError(f"study.budget: an epoch could not be timed here: {error}") from None
 

@@ -9,11 +9,13 @@ comparable.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from statistics import fmean
+from typing import Any, Literal, Protocol, Self, TypeVar
 
 from okddip_search.cluster.resources import Allocation
 from okddip_search.errors import UserError
 from okddip_search.layout import SPEED
+from okddip_search.space.baselines import baseline_config
 from okddip_search.space.model import SearchSpec
 from okddip_search.space.settings import ResourceSettings
 from trainer.config.train import TrainConfig
@@ -104,10 +106,19 @@ class Pace:
     Attributes:
         middle_s: Of a configuration in the middle of the space.
         largest_s: Of the one that takes longest.
+        baseline_s: Mean over the baselines of the confirmation; 0: there are none.
     """
 
     middle_s: float
     largest_s: float
+    baseline_s: float
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> Self:
+        """Return the pace from the times of the configurations of ``paced``."""
+        middle_s, largest_s, *baselines = seconds
+        baseline_s = fmean(baselines) if baselines else 0.0
+        return cls(middle_s, max(middle_s, largest_s), baseline_s)
 
 
 _PACKING = ("trials_per_gpu", "cpus_per_trial")
@@ -183,7 +194,7 @@ def find_pace(
         return Pace(**speed.pace)
     runs = [as_run(c, allocation.threads_per_trial, allocation) for c in paced(spec)]
     cpus, gpus = allocation.cpus_per_trial, allocation.gpus_per_trial
-    return Pace(*ask(measure_pace, runs, shape, images, cpus=cpus, gpus=gpus))
+    return Pace.of(ask(measure_pace, runs, shape, images, cpus=cpus, gpus=gpus))
 
 
 def keep_pace(directory: Path, speed: Speed, pace: Pace) -> None:
@@ -192,8 +203,11 @@ def keep_pace(directory: Path, speed: Speed, pace: Pace) -> None:
 
 
 def paced(spec: SearchSpec) -> list[TrainConfig]:
-    """Return the configurations whose epochs are timed: the middle one and the largest."""
-    return [spec.example(), spec.largest()]
+    """Return the configurations whose epochs are timed: the middle, the largest, the baselines."""
+    middle = spec.example()
+    methods = spec.confirm.methods if spec.confirm else ()
+    baselines = [TrainConfig(**baseline_config(method, middle.to_dict())) for method in methods]
+    return [middle, spec.largest(), *baselines]
 
 
 def measure_pace(

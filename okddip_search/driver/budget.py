@@ -86,6 +86,7 @@ class Budget(Listener):
         epochs: Of a whole run.
         confirm: What is confirmed afterwards; None: nothing.
         epoch_s: How long an epoch takes, as measured before the first trial.
+        baseline_s: The same of a baseline of the confirmation; 0: there are none.
         say: Prints a line for the user.
     """
 
@@ -95,10 +96,16 @@ class Budget(Listener):
     epochs: int
     confirm: ConfirmSettings | None
     epoch_s: float
+    baseline_s: float
     say: Callable[[str], None] = logger.info
+    _baseline_share: float = field(init=False)
     _study: optuna.Study | None = None
     _seconds: deque[float] = field(default_factory=lambda: deque(maxlen=500))
     _heard: dict[int, tuple[int, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Remember how a baseline's epoch compares: the trials correct only their own."""
+        self._baseline_share = self.baseline_s / self.epoch_s
 
     def resume(self, study: optuna.Study) -> None:
         """Take off what earlier drivers of the study have used, and note from now on."""
@@ -163,8 +170,17 @@ class Budget(Listener):
         return 0.0 if self.confirm is None else self.seconds_for(most_runs(self.confirm, seeds))
 
     def seconds_for(self, runs: int) -> float:
-        """Return how long runs take."""
-        return math.ceil(runs / self.slots) * self.run_s
+        """Return how long runs of the confirmation take."""
+        return math.ceil(runs / self.slots) * self._confirm_run_s
+
+    @property
+    def _confirm_run_s(self) -> float:
+        """How long a run of the confirmation takes on average; baselines may be faster."""
+        if self.confirm is None:
+            return 0.0
+        runs = most_runs(self.confirm)
+        own = self.confirm.top + 1
+        return self.run_s * (own + (runs - own) * self._baseline_share) / runs
 
     def has_room_for(self, runs: int) -> bool:
         """Return whether runs of the confirmation fit into what is left."""
@@ -173,7 +189,7 @@ class Budget(Listener):
     def _seeds_in(self, seconds: float) -> int:
         """Return how many seeds fit into a time."""
         assert self.confirm is not None
-        waves = max(0, int(seconds / self.run_s))
+        waves = max(0, int(seconds / self._confirm_run_s))
         return waves * self.slots // most_runs(self.confirm)
 
     @property

@@ -122,7 +122,7 @@ def budgeted(
     total_s = spec.study.budget.seconds(allocation.gpus)
     ends_at_s = process_began_s() + total_s
     runs = allocation.slots, spec.max_epochs, spec.confirm
-    budget = Budget(total_s, ends_at_s, *runs, pace.middle_s)
+    budget = Budget(total_s, ends_at_s, *runs, pace.middle_s, pace.baseline_s)
     budget.require_two_runs()
     keep_pace(request.directory, speed, pace)
     return budget

@@ -29,11 +29,14 @@ EPOCHS = 60
 MEASURED_S = 1.0
 
 
-def make_budget(text, *sets, gpus=0, slots=2, epoch_s=MEASURED_S):
+def make_budget(text, *sets, gpus=0, slots=2, epoch_s=MEASURED_S, baseline_s=None):
+    baseline_s = epoch_s if baseline_s is None else baseline_s
     spec = load_space("digits", [f"study.budget={text}", *sets])
     total_s = spec.study.budget.seconds(gpus)
     ends_at_s = time.monotonic() + total_s
-    return Budget(total_s, ends_at_s, slots, spec.max_epochs, spec.confirm, epoch_s), spec
+    return Budget(
+        total_s, ends_at_s, slots, spec.max_epochs, spec.confirm, epoch_s, baseline_s
+    ), spec
 
 
 def after(budget, seconds, count=MEASURED_EPOCHS):
@@ -161,6 +164,18 @@ def test_where_the_fewest_seeds_do_not_fit_all_is_for_the_search():
 def test_without_a_confirmation_next_to_nothing_is_kept_back():
     budget, _ = make_budget("1h", "confirm=false")
     assert budget.search_left_s > 0.9 * HOUR
+
+
+def test_baselines_that_are_faster_leave_room_for_more_seeds():
+    budget, spec = make_budget("1h", baseline_s=MEASURED_S / 2)
+    own = spec.confirm.top + 1
+    runs = own + 0.5 * (most_runs(spec.confirm) - own)
+    as_long, _ = make_budget("1h")
+    assert budget.confirm_s(4) / as_long.confirm_s(4) == runs / most_runs(spec.confirm)
+    assert budget.seeds > as_long.seeds
+    assert after(budget, 2.0).confirm_s(4) / after(as_long, 2.0).confirm_s(4) == pytest.approx(
+        runs / most_runs(spec.confirm)
+    )
 
 
 def test_all_that_is_left_goes_into_seeds():
