@@ -50,7 +50,7 @@ class SearchConsole(Listener):
         self._counts = {"complete": 0, "pruned": 0, "failed": 0}
         self._before = finished
         self._running: dict[int, tuple[Mapping[str, Any], Mapping[str, Any] | None]] = {}
-        self._paused = {number: params for number, params in (paused or {}).items()}
+        self._paused = dict(paused or {})
         self._left_s = left_s
         self._best = best
         self._started = time.monotonic()
