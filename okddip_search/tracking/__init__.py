@@ -1,1 +1,1 @@
-"""A search, shown in MLflow: derived from its directory, and sent by whoever is at work."""
+"""A search mirrored in MLflow: derived from its directory, and sent by a driver or ``sync``."""

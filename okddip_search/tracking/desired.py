@@ -1,4 +1,4 @@
-"""What MLflow is to show of a search: its runs with their charts, its views, files and models.
+"""A search as MLflow is to show it: its runs with their charts, its views, files and models.
 
 Plain values; ``reader`` derives them from the search directory, ``mirror`` sends them.
 """
@@ -28,39 +28,30 @@ class Point(NamedTuple):
     step: int
 
 
-class Epoch(NamedTuple):
-    """An epoch's metrics by MLflow's names, and when it ended (None: unknown), ms since 1970."""
-
-    metrics: Mapping[str, float]
-    ended_ms: int | None
-
-
 @dataclass(frozen=True)
 class Run:
     """A run as MLflow is to show it; times are in ms since 1970.
 
     Attributes:
         key: Names the trial among those of all stages; ``PARENT``: the search itself.
-        stage: ``search``, ``confirm``, ``tuning-METHOD``, …
         name: For people.
         started_ms: When it began.
         ended_ms: When it ended; meaningless while it is running.
-        status: MLflow's; the tag ``okddip.state`` tells apart what it does not.
+        status: MLflow's; the tag ``okddip.state`` distinguishes more states.
         params: As text.
         tags: As text.
-        reach: Some of the charts, and the last step of each.
+        last_steps: Some of the charts, each with the step of its last point.
         points: Reads the charts, in the order of the steps; costs reading a file.
     """
 
     key: str
-    stage: str
     name: str
     started_ms: int
     ended_ms: int
     status: str
     params: Mapping[str, str]
     tags: Mapping[str, str]
-    reach: Mapping[str, int]
+    last_steps: Mapping[str, int]
     points: Callable[[], list[Point]]
 
 
@@ -69,11 +60,11 @@ class Upload:
     """A file or a leader to be kept with the search's run.
 
     Attributes:
-        path: Where it lies.
-        mark: Changes with the content, and with what is said of it.
+        path: The file, or the leader's folder.
+        mark: Changes with the content, and with the verdict.
         digest: Of a leader's weights; empty: it is a plain file.
         alias: Of a confirmed leader, which is to be registered; None: it is not confirmed.
-        words: What is said of a confirmed leader.
+        words: The verdict on a confirmed leader.
         decided_ms: When it was confirmed, ms since 1970.
     """
 
@@ -87,7 +78,16 @@ class Upload:
 
 @dataclass(frozen=True)
 class Desired:
-    """All that MLflow is to show of a search: its run, those of trials, and by name the rest."""
+    """All that MLflow is to show of a search.
+
+    Attributes:
+        search_id: Random name of the search.
+        name: Of the experiment.
+        parent: The search's own run.
+        children: The runs of its trials.
+        views: Its saved views, as tags of the experiment.
+        uploads: Its files and leaders, by name.
+    """
 
     search_id: str
     name: str
@@ -111,29 +111,12 @@ def run_name(stage: str, number: int, params: Mapping[str, Any]) -> str:
     return f"{stage} {number}"
 
 
-def finite(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Keep the numbers that a chart can show: no text, no inf, no NaN."""
-    return {
-        key: float(value)
-        for key, value in metrics.items()
-        if isinstance(value, (int, float)) and math.isfinite(value)
-    }
-
-
-def param_text(value: Any) -> str:
-    """Write a parameter so that a table column can be read: floats with four digits."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)[:500]
-
-
 def param_texts(params: Mapping[str, Any]) -> dict[str, str]:
-    """Write all parameters as text."""
-    return {str(key): param_text(value) for key, value in params.items()}
-
-
-def epoch_of(report: Mapping[str, Any]) -> Epoch:
-    """Name an epoch's numbers for MLflow, and read off when it ended."""
-    ended_s = report.get("ended_s")
-    return Epoch(epoch_metrics(report), round(1000 * ended_s) if ended_s else None)
+    """Write parameters so that a table column can be read: floats with four digits."""
+    return {
+        str(key): f"{value:.4g}" if isinstance(value, float) else str(value)[:500]
+        for key, value in params.items()
+    }
 
 
 def epoch_metrics(report: Mapping[str, Any]) -> dict[str, float]:
@@ -143,7 +126,7 @@ def epoch_metrics(report: Mapping[str, Any]) -> dict[str, float]:
     to read with more. All the others are in the trial's result.json.
 
     Args:
-        report: ``EpochReport.to_dict()``; what is absent or not finite is left out.
+        report: ``EpochReport.to_dict()``; absent values, inf and NaN are left out.
     """
     named = {
         ACCURACY: report.get("leader_accuracy"),
@@ -161,4 +144,8 @@ def epoch_metrics(report: Mapping[str, Any]) -> dict[str, float]:
         "time/epoch_s": report.get("seconds"),
         "time/images_per_s": report.get("images_per_s"),
     }
-    return finite(named)
+    return {
+        key: float(value)
+        for key, value in named.items()
+        if isinstance(value, (int, float)) and math.isfinite(value)
+    }

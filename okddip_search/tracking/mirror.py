@@ -1,28 +1,25 @@
-"""An MLflow store made to show what is desired: what it lacks is sent, and nothing else.
+"""An MLflow store brought up to date with a search: everything that it lacks is sent, and no more.
 
-The store itself says what it has, so that any number of calls, by any driver, end in the same runs:
-a run is found by its tags, a chart goes on after its last step, a file is known by a mark. The only
-module that talks to MLflow, and imports it once there is something to send.
+The store itself is asked for its contents, so any number of calls, by any driver, end in the same
+runs: a run is found by its tags, a chart continues after its last step, a file is known by a mark.
+Only this module opens a connection to MLflow, and imports mlflow to do so.
 """
 
 import contextlib
 import json
 import logging
 import os
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from okddip_search.masking import masked
-from okddip_search.tracking import model as tracking_model
-from okddip_search.tracking import registry as tracking_registry
-from okddip_search.tracking.desired import PARENT, Desired, Run, Upload, log
+from okddip_search.tracking.desired import PARENT, Desired, Point, Run, Upload, log
+from okddip_search.tracking.model import log_leader
 from okddip_search.tracking.store import Target, artifact_uri, relocate
-from okddip_search.tracking.view import BEST_ACCURACY, view_tag
+from okddip_search.tracking.view import BEST_ACCURACY
 
 _DESCRIPTION = (
     "A search by okddip-search: its trials are child runs (`okddip.stage` tells those of the "
@@ -33,16 +30,15 @@ _DESCRIPTION = (
 )
 _STATE, _UPLOADS = "okddip.state", "okddip.uploads"
 _MAX_TAG_LENGTH = 5000
-# The server's limits: 1,000 metrics, 100 params and 100 tags, but 1,000 entities together.
-_METRICS_PER_CALL, _TEXTS_PER_CALL = 800, 100
-_ATTEMPTS = 3  # before what a healthy server refuses is left out
+_ATTEMPTS = 3
+"""How many times a run or file is sent that a working server refuses, before it is left out."""
 
-# What a healthy server refuses for one of these, it will refuse for ever.
+# Whatever a working server refuses for one of these reasons, it will always refuse.
 _REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE"}
 _BUGS = (TypeError, ValueError, LookupError, AttributeError, RuntimeError)
 
 _ENVIRONMENT = {
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",  # a slow server creates a run that nobody waits for, too
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",  # a slow server still creates a run after a timeout
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_CONFIGURE_LOGGING": "false",  # else it prints to the terminal
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -52,21 +48,13 @@ _ENVIRONMENT = {
 
 @dataclass
 class _Known:
-    """What the store has of a run.
-
-    Attributes:
-        run_id: MLflow's.
-        status: MLflow's.
-        params: As logged.
-        tags: As set.
-        last: Metric to the step of its last point.
-    """
+    """A run in the store; ``last``: the step of the last point of each metric."""
 
     run_id: str
     status: str
-    params: dict[str, str] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
-    last: dict[str, int] = field(default_factory=dict)
+    params: dict[str, str]
+    tags: dict[str, str]
+    last: dict[str, int]
 
 
 class Mirror:
@@ -77,76 +65,74 @@ class Mirror:
     """
 
     def __init__(self, search_dir: Path, target: Target, on_trouble: Callable[[str], None]) -> None:
-        """Remember the addresses; nothing is imported or connected yet."""
         self._dir = search_dir
         self._target = target
         self._on_trouble = on_trouble
         self._client: Any = None
         self._desired: Desired  # of the last call
-        self._experiment_id = ""
-        self._views: dict[str, str] = {}
+        self._experiment: Any = None
         self._runs: dict[str, _Known] = {}
         self._left_out: set[str] = set()
-        self._is_connected = self._has_failed = False
+        self._is_connected = False
         self.sent = 0
 
     def sync(self, desired: Desired, *, is_last: bool = False) -> None:
-        """Send what the store lacks.
+        """Send everything that the store lacks.
 
         Args:
             desired: All that it is to show.
-            is_last: Whether to look once more for what a slow server has done twice.
+            is_last: Whether to check the store again for runs that a slow server created twice.
 
         Raises:
             Exception: Whatever MLflow or the network raised; call it again.
         """
         self._desired = desired
-        try:
-            if not self._is_connected or (is_last and self._has_failed):
-                self._connect(desired)
-                self._has_failed = self._has_failed and not is_last
-            for run in (*desired.children, desired.parent):
-                self._try(f"run {run.key}", f"run {run.name}", partial(self._send, run))
-            self._save_views(desired)
-            for name, upload in desired.uploads.items():
-                self._try(f"upload {name}", name, partial(self._upload, name, upload))
-        except BaseException:
-            # A request may have arrived though its answer did not: look at the store again.
-            self._is_connected, self._has_failed = False, True
-            raise
+        if is_last or not self._is_connected:
+            self._connect()
+        # A request that fails may have arrived all the same: the next call reads the store again.
+        self._is_connected = False
+        for run in (*desired.children, desired.parent):
+            self._try(f"run {run.name}", partial(self._send, run))
+        for tag, view in desired.views.items():
+            if self._experiment.tags.get(tag) != view:
+                self._experiment.tags[tag] = view
+                with contextlib.suppress(Exception):  # a convenience, undocumented by MLflow
+                    self._client.set_experiment_tag(self._experiment.experiment_id, tag, view)
+                    self.sent += 1
+        for name, upload in desired.uploads.items():
+            self._try(name, partial(self._upload, name, upload))
+        self._is_connected = True
 
-    def _try(self, key: str, name: str, send: Callable[[], None]) -> None:
-        """Send something; what a store refuses that works otherwise is named and left out."""
-        for attempt in range(_ATTEMPTS if key not in self._left_out else 0):
+    def _try(self, name: str, send: Callable[[], None]) -> None:
+        """Send something; if a working store refuses it, report that and leave it out."""
+        if name in self._left_out:
+            return
+        for attempt in range(1, _ATTEMPTS + 1):
             try:
                 return send()
             except Exception as error:
-                if not _is_refused(error):
+                code = getattr(error, "error_code", "")
+                is_bug = isinstance(error, _BUGS) and not isinstance(error, OSError)
+                if code not in _REFUSALS and not is_bug:  # such as a broken connection
                     raise
-                log.info("tracking: %s, attempt %d", name, attempt + 1, exc_info=error)
-                refusal = error
-                self._has_failed = True
-                self._connect(self._desired)
-        if key not in self._left_out:
-            self._left_out.add(key)
-            self._on_trouble(f"MLflow refuses {name}, it is left out: {brief(refusal)}")
+                log.info("tracking: %s, attempt %d", name, attempt, exc_info=error)
+                refusal = brief(error)
+                self._connect()
+        self._left_out.add(name)
+        self._on_trouble(f"MLflow refuses {name}, it is left out: {refusal}")
 
-    # The store
-
-    def _connect(self, desired: Desired) -> None:
+    def _connect(self) -> None:
+        """Read which runs the store has, and create the experiment if it is absent."""
         if self._client is None:
             self._client = self._open_client()
-        found = self._client.get_experiment_by_name(desired.name)
-        if found is None:
+        name = self._desired.name
+        if self._client.get_experiment_by_name(name) is None:
             location = artifact_uri(self._dir) if self._target.is_local else None
-            self._experiment_id = self._client.create_experiment(desired.name, location)
-        else:
-            self._experiment_id = found.experiment_id
-            if found.lifecycle_stage == "deleted":
-                self._client.restore_experiment(found.experiment_id)
-        self._views = dict(found.tags) if found else {}
-        self._runs = self._find_runs(desired.search_id)
-        self._is_connected = True
+            self._client.create_experiment(name, location)
+        self._experiment = self._client.get_experiment_by_name(name)
+        if self._experiment.lifecycle_stage == "deleted":
+            self._client.restore_experiment(self._experiment.experiment_id)
+        self._runs = self._find_runs()
 
     def _open_client(self) -> Any:
         for key, value in _ENVIRONMENT.items():
@@ -159,49 +145,44 @@ class Mirror:
         if self._target.username:
             # Not in the address, which mlflow quotes in its errors and logs.
             os.environ["MLFLOW_TRACKING_USERNAME"] = self._target.username
-            os.environ["MLFLOW_TRACKING_PASSWORD"] = self._target.password or ""
+            os.environ["MLFLOW_TRACKING_PASSWORD"] = self._target.password
         if self._target.is_local:
             relocate(self._dir)
         from mlflow import MlflowClient
 
         return MlflowClient(tracking_uri=self._target.uri, registry_uri=self._target.uri)
 
-    def _find_runs(self, search_id: str) -> dict[str, _Known]:
-        """Return the run of every trial; a second one is deleted.
+    def _find_runs(self) -> dict[str, _Known]:
+        """Return the run of every trial, by its key; a second run of a trial is deleted.
 
-        There is one where a request to create it was given up as lost, and a slow server carried
-        it out later.
+        There is one if a request to create it timed out and a slow server still carried it out.
         """
-        found: dict[str, list[Any]] = defaultdict(list)
-        for run in self._all_runs(search_id):
-            found[run.data.tags.get("okddip.trial", PARENT)].append(run)
-        for runs in found.values():
-            # The one in use has been written to; until then, any one will do.
-            runs.sort(key=lambda run: (_STATE not in run.data.tags, run.info.run_id))
-            for double in runs[1:]:
-                self._client.delete_run(double.info.run_id)
-        return {trial: _known(runs[0]) for trial, runs in found.items()}
+        from mlflow.utils import get_results_from_paginated_fn
 
-    def _all_runs(self, search_id: str) -> Iterator[Any]:
-        token: str | None = None
-        while token != "":
-            page = self._client.search_runs(
-                [self._experiment_id],
-                filter_string=f"tags.`okddip.search_id` = '{search_id}'",
-                max_results=1000,
-                page_token=token,
-            )
-            yield from page
-            token = page.token or ""
-
-    # Runs
+        this_search = f"tags.`okddip.search_id` = '{self._desired.search_id}'"
+        runs = get_results_from_paginated_fn(
+            lambda size, token: self._client.search_runs(
+                [self._experiment.experiment_id], this_search, max_results=size, page_token=token
+            ),
+            max_results_per_page=1000,
+        )
+        known: dict[str, _Known] = {}
+        # The run in use has been written to; until then, any one will do.
+        for run in sorted(runs, key=lambda r: (_STATE not in r.data.tags, r.info.run_id)):
+            key = run.data.tags.get("okddip.trial", PARENT)
+            if key in known:
+                self._client.delete_run(run.info.run_id)
+                continue
+            last = {metric.key: int(metric.step) for metric in run.data.to_proto().metrics}
+            info, data = run.info, run.data
+            known[key] = _Known(info.run_id, info.status, dict(data.params), dict(data.tags), last)
+        return known
 
     def _run_of(self, run: Run) -> _Known:
-        """Return what the store has of a run; create it if it is absent."""
+        """Return a run as the store has it; create it if it is absent."""
         if run.key not in self._runs:
             tags = {
                 "okddip.search_id": self._desired.search_id,
-                "okddip.stage": run.stage,
                 "mlflow.source.name": "okddip-search",
                 "mlflow.source.type": "LOCAL",
             }
@@ -210,76 +191,41 @@ class Mirror:
             else:
                 tags["mlflow.parentRunId"] = self._run_of(self._desired.parent).run_id
                 tags["okddip.trial"] = run.key
-            made = self._client.create_run(self._experiment_id, run.started_ms, tags, run.name)
-            self._runs[run.key] = _Known(made.info.run_id, "RUNNING", tags=tags)
+            experiment_id = self._experiment.experiment_id
+            made = self._client.create_run(experiment_id, run.started_ms, tags, run.name)
+            self._runs[run.key] = _Known(made.info.run_id, "RUNNING", {}, tags, {})
             self.sent += 1
         return self._runs[run.key]
 
     def _send(self, run: Run) -> None:
-        """Send what the store lacks of a run, and its status."""
+        """Send the values of a run that the store lacks, and its status."""
+        from mlflow.entities import Metric, Param, RunTag
+
         known = self._run_of(run)
-        is_new_state = known.tags.get(_STATE) != run.tags[_STATE]
-        if run.status == "RUNNING" and known.status != "RUNNING":
-            self._client.update_run(known.run_id, status="RUNNING")
-            known.status = "RUNNING"
-            self.sent += 1
-        params = {k: v for k, v in run.params.items() if k not in known.params}
-        # A logged parameter cannot change; what a resumed search has been given is a tag.
-        changed = {f"okddip.resumed.{k}": v for k, v in run.params.items()
-                   if known.params.get(k, v) != v}  # fmt: skip
-        tags = {**changed, **run.tags}
-        tags = {k: text[:_MAX_TAG_LENGTH] for k, text in tags.items()}
+        points: list[Point] = []
+        if any(known.last.get(chart, -1) < step for chart, step in run.last_steps.items()):
+            points = [p for p in run.points() if p.step > known.last.get(p.key, -1)]
+        params = {k: text for k, text in run.params.items() if k not in known.params}
+        tags = {k: text[:_MAX_TAG_LENGTH] for k, text in run.tags.items()}
         tags = {k: text for k, text in tags.items() if known.tags.get(k) != text}
-        self._write(known, self._lacking(known, run), params, tags)
-        if run.status != "RUNNING" and (known.status != run.status or is_new_state):
-            self._client.set_terminated(known.run_id, run.status, run.ended_ms)
-            known.status = run.status
-            self.sent += 1
-
-    def _lacking(self, known: _Known, run: Run) -> list[Any]:
-        """Return the points after the last one that the store has of each chart."""
-        if all(known.last.get(chart, -1) >= step for chart, step in run.reach.items()):
-            return []
-        from mlflow.entities import Metric
-
-        points = run.points()
-        return [Metric(*point) for point in points if point.step > known.last.get(point.key, -1)]
-
-    def _write(
-        self,
-        known: _Known,
-        metrics: Sequence[Any],
-        params: Mapping[str, str],
-        tags: Mapping[str, str],
-    ) -> None:
-        """Send metrics, parameters and tags of a run in as few calls as allowed."""
-        if not (metrics or params or tags):
-            return
-        from mlflow.entities import Param, RunTag
-
-        calls = zip_longest(
-            _chunks(metrics, _METRICS_PER_CALL),
-            _chunks([Param(*item) for item in params.items()], _TEXTS_PER_CALL),
-            _chunks([RunTag(*item) for item in tags.items()], _TEXTS_PER_CALL),
-            fillvalue=(),
-        )
-        for some_metrics, some_params, some_tags in calls:
-            self._client.log_batch(known.run_id, some_metrics, some_params, some_tags)
-            known.last.update({metric.key: metric.step for metric in some_metrics})
+        if points or params or tags:
+            self._client.log_batch(
+                known.run_id,
+                [Metric(*point) for point in points],
+                [Param(*item) for item in params.items()],
+                [RunTag(*item) for item in tags.items()],
+            )
+        known.last.update({point.key: point.step for point in points})
         known.params.update(params)
         known.tags.update(tags)
-        self.sent += len(metrics) + len(params) + len(tags)
-
-    # What goes with the search's own run
-
-    def _save_views(self, desired: Desired) -> None:
-        for stage, state in desired.views.items():
-            tag = view_tag(desired.search_id, stage)
-            if self._views.get(tag) != state:
-                self._views[tag] = state
-                with contextlib.suppress(Exception):  # a convenience, undocumented by MLflow
-                    self._client.set_experiment_tag(self._experiment_id, tag, state)
-                    self.sent += 1
+        self.sent += len(points) + len(params) + len(tags)
+        if known.status != run.status or (_STATE in tags and run.status != "RUNNING"):
+            if run.status == "RUNNING":
+                self._client.update_run(known.run_id, status="RUNNING")
+            else:
+                self._client.set_terminated(known.run_id, run.status, run.ended_ms)
+            known.status = run.status
+            self.sent += 1
 
     def _upload(self, name: str, upload: Upload) -> None:
         """Send a file or a leader that the store does not have yet, and mark it there."""
@@ -287,45 +233,13 @@ class Mirror:
         marks = json.loads(known.tags.get(_UPLOADS, "{}"))
         if marks.get(name) == upload.mark:
             return
-        if not upload.digest:
-            self._client.log_artifact(known.run_id, str(upload.path))
+        if upload.digest:
+            log_leader(self._client, known.run_id, self._experiment, upload)
         else:
-            self._log_leader(known.run_id, upload)
-        tags = {_UPLOADS: json.dumps({**marks, name: upload.mark})}
-        self._write(known, [], {}, tags)
-
-    def _log_leader(self, run_id: str, upload: Upload) -> None:
-        model_name = tracking_model.CONFIRMED if upload.alias else tracking_model.BEST
-        model_id = tracking_model.log_leader(
-            self._client, run_id, self._experiment_id, upload.path, model_name
-        )
-        if upload.alias:
-            tracking_registry.register(
-                self._client,
-                self._client.get_logged_model(model_id),
-                digest=upload.digest,
-                name=self._desired.name,
-                alias=upload.alias,
-                description=upload.words,
-                told_ms=upload.decided_ms,
-            )
-
-
-def _known(run: Any) -> _Known:
-    data = run.data
-    last = {metric.key: int(metric.step) for metric in data.to_proto().metrics}
-    return _Known(run.info.run_id, run.info.status, dict(data.params), dict(data.tags), last)
-
-
-def _is_refused(error: Exception) -> bool:
-    """Say whether the store has refused what it was sent; a broken connection is no refusal."""
-    code = getattr(error, "error_code", "")
-    return code in _REFUSALS or (isinstance(error, _BUGS) and not isinstance(error, OSError))
-
-
-def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+            self._client.log_artifact(known.run_id, str(upload.path))
+        known.tags[_UPLOADS] = json.dumps({**marks, name: upload.mark})
+        self._client.set_tag(known.run_id, _UPLOADS, known.tags[_UPLOADS])
+        self.sent += 1
 
 
 def brief(error: Exception) -> str:

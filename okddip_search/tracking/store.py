@@ -1,6 +1,6 @@
 """Where tracking data lies: store addresses, secrets in them, moved directories.
 
-Nothing here imports mlflow: a sqlite store is read and mended with the standard library alone.
+Nothing here imports mlflow: a sqlite store is read and repaired with the standard library alone.
 """
 
 import contextlib
@@ -32,14 +32,14 @@ class Target:
     Attributes:
         uri: Its address without credentials.
         key: Its name in `sessions.jsonl`, without secrets; survives moving the search directory.
-        username: Taken out of the address; None without one.
+        username: Taken out of the address; empty without one.
         password: Taken out of the address; never written anywhere.
     """
 
     uri: str
     key: str
-    username: str | None = None
-    password: str | None = None
+    username: str = ""
+    password: str = ""
 
     @property
     def is_local(self) -> bool:
@@ -66,21 +66,22 @@ def target_of(search_dir: Path, tracking_uri: str | None) -> Target:
     own = store_uri(search_dir)
     if tracking_uri in (None, "local", own):
         return Target(own, "local")
+    uri = str(tracking_uri)
     try:
-        parts = urlsplit(str(tracking_uri))
+        parts = urlsplit(uri)
     except ValueError as error:
-        raise UserError(f"--tracking-uri {masked(str(tracking_uri))}: {error}") from None
-    if parts.scheme in ("http", "https") and "@" in parts.path + parts.query + parts.fragment:
+        raise UserError(f"--tracking-uri {masked(uri)}: {error}") from None
+    if parts.scheme not in ("http", "https"):
+        return Target(uri, masked(uri))
+    if "@" in parts.path + parts.query + parts.fragment:
         raise UserError(
-            f"--tracking-uri {masked(str(tracking_uri))}: / ? or # in the user's name or password",
+            f"--tracking-uri {masked(uri)}: / ? or # in the user's name or password",
             "Write them percent-encoded, for instance %2F for a slash.",
         )
-    if parts.scheme not in ("http", "https") or "@" not in parts.netloc:
-        return Target(str(tracking_uri), masked(str(tracking_uri)))
     login, _, host = parts.netloc.rpartition("@")
     username, _, password = login.partition(":")
     bare = urlunsplit(parts._replace(netloc=host))
-    return Target(bare, masked(str(tracking_uri)), unquote(username), unquote(password))
+    return Target(bare, masked(uri), unquote(username), unquote(password))
 
 
 @contextlib.contextmanager
@@ -90,33 +91,29 @@ def sole_deliverer(search_dir: Path, timeout_s: float) -> Iterator[None]:
     Raises:
         UserError: Another process kept it for ``timeout_s``.
     """
-    with contextlib.ExitStack() as held:
-        try:
-            held.enter_context(exclusive_lock(search_dir / TRACKING_LOCK, timeout_s))
-        except LockedError:
-            raise UserError(
-                f"{search_dir}: another process is delivering to MLflow",
-                "A running search delivers by itself; try again when it has ended.",
-            ) from None
-        yield
+    try:
+        with exclusive_lock(search_dir / TRACKING_LOCK, timeout_s):
+            yield
+    except LockedError:
+        raise UserError(
+            f"{search_dir}: another process is sending to MLflow",
+            "A running search does that itself; try again when it has ended.",
+        ) from None
 
 
-def relocate(search_dir: Path) -> bool:
+def relocate(search_dir: Path) -> None:
     """Point a moved or copied sqlite store to the artifacts that lie beside it now.
 
     MLflow keeps absolute addresses in every run. Each old root (an experiment's location that ends
     with our folder name) is replaced by the present one, in one transaction.
-
-    Returns:
-        Whether anything had to change.
     """
     database, present = search_dir / DATABASE, artifact_uri(search_dir)
     if not database.exists():
-        return False
+        return
     with contextlib.closing(sqlite3.connect(database, timeout=20)) as connection, connection:
         tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
         if "experiments" not in tables:
-            return False
+            return
         locations = connection.execute("SELECT artifact_location FROM experiments").fetchall()
         roots = {row[0] for row in locations if row[0] and row[0].endswith(f"/{ARTIFACTS}")}
         for old in roots - {present}:
@@ -127,15 +124,15 @@ def relocate(search_dir: Path) -> bool:
                         f"WHERE substr({column}, 1, ?) = ?",
                         (present, len(old) + 1, len(old), old),
                     )
-    return bool(roots - {present})
 
 
-def find_experiment(search_dir: Path, name: str | None) -> str | None:
-    """Return the id of the experiment ``name`` (None: the newest) in the sqlite store."""
+def find_experiment(search_dir: Path, name: str) -> tuple[str, set[str]] | None:
+    """Return id and tags of the experiment ``name`` (empty: the newest) in the sqlite store."""
     database = (search_dir / DATABASE).absolute().as_uri()
-    query = "SELECT experiment_id FROM experiments WHERE ? IN ('', name) ORDER BY 1 DESC"
+    found = "SELECT experiment_id FROM experiments WHERE ? IN ('', name) ORDER BY 1 DESC"
+    tags = "SELECT key FROM experiment_tags WHERE experiment_id = ?"
     with contextlib.closing(sqlite3.connect(f"{database}?mode=ro", uri=True)) as connection:
         with contextlib.suppress(sqlite3.OperationalError):  # a store that was never filled
-            row = connection.execute(query, (name or "",)).fetchone()
-            return str(row[0]) if row else None
+            for row in connection.execute(found, (name,)):
+                return str(row[0]), {key for (key,) in connection.execute(tags, row)}
     return None

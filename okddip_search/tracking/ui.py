@@ -17,10 +17,10 @@ from pathlib import Path
 
 from okddip_search.errors import UserError
 from okddip_search.hints import to_reach
-from okddip_search.layout import ARTIFACTS, DATABASE
+from okddip_search.layout import ARTIFACTS, CONFIRM, DATABASE
 from okddip_search.study.sessions import Session, read_sessions
 from okddip_search.tracking.store import find_experiment, relocate, store_uri
-from okddip_search.tracking.view import CONFIRM, has_view, view_url
+from okddip_search.tracking.view import view_tag, view_url
 
 DEFAULT_PORT = 5000
 SERVER_LOG = "ui.log"
@@ -39,7 +39,7 @@ def serve_ui(
 ) -> int:
     """Serve a search in the browser until SIGINT, SIGTERM or SIGHUP.
 
-    A directory that was moved or copied since is mended first (``tracking_store.relocate``).
+    A store that was moved or copied is pointed to its artifacts first (``store.relocate``).
 
     Args:
         search_dir: The search directory.
@@ -50,7 +50,7 @@ def serve_ui(
         start_timeout_s: How long the server may take to answer.
 
     Returns:
-        0 when stopped by a signal, else the exit code of the server, which ended by itself.
+        0 when stopped by a signal; the server's exit code if it ended without one.
 
     Raises:
         UserError: There is nothing to show, the port is taken, or the server does not start.
@@ -60,7 +60,7 @@ def serve_ui(
             f"{search_dir}: no {DATABASE} here",
             "give the directory of a search; one tracked elsewhere (--tracking-uri) is shown there",
         )
-    _mend(search_dir)
+    _relocate(search_dir)
     port = _choose_port(host, port)
     address = f"http://{host}:{port}"
     stop = threading.Event()
@@ -86,7 +86,7 @@ def serve_ui(
         return 0 if stop.is_set() else int(server.returncode)
 
 
-def _mend(search_dir: Path) -> None:
+def _relocate(search_dir: Path) -> None:
     try:
         relocate(search_dir)
     except sqlite3.Error as error:
@@ -96,17 +96,18 @@ def _mend(search_dir: Path) -> None:
 
 
 def _links(search_dir: Path, address: str) -> list[str]:
-    """Return the lines that say where to look."""
+    """Return the links to the views, with a title each."""
     session = (read_sessions(search_dir) or [Session("", "")])[-1]
-    experiment_id = find_experiment(search_dir, session.name or None)
-    if experiment_id is None:
+    found = find_experiment(search_dir, session.name)
+    if found is None:
         return [f"MLflow is at {address}"]
-    search_id = session.search_id if has_view(search_dir, session.search_id) else None
+    experiment_id, tags = found
+    search_id = session.search_id if view_tag(session.search_id) in tags else None
     lines = [
         f"Trials, the best first:  {view_url(address, experiment_id, search_id)}",
         f"Charts of the trials:    {view_url(address, experiment_id, search_id, 'CHART')}",
     ]
-    if has_view(search_dir, session.search_id, CONFIRM):
+    if view_tag(session.search_id, CONFIRM) in tags:
         page = view_url(address, experiment_id, session.search_id, stage=CONFIRM)
         lines.append(f"Runs that confirm it:    {page}")
     if search_id:  # else MLflow forgets it when the page is reloaded

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 from tracking_helpers import all_runs, client_of, open_tracker, save_tiny_leader
 
-from okddip_search.tracking.model import FILES
+from okddip_search.tracking.desired import Upload
+from okddip_search.tracking.model import FILES, log_leader
 from okddip_search.tracking.store import store_uri
 from okddip_search.tracking.worker import sync
 
@@ -36,37 +36,38 @@ def pickles_in(path: Path) -> list[str]:
     ]
 
 
-def tiny_network() -> nn.Module:
-    torch.manual_seed(0)
-    layers = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1)]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(4, 5)).eval()
-
-
 def test_a_model_is_logged_without_pickle_and_gives_the_same_logits(tmp_path):
     import mlflow.pytorch
 
-    from okddip_search.tracking.model import log_model
+    from trainer.leader.files import weights_sha256
+    from trainer.leader.leader import load_leader
 
+    leader_dir = tmp_path / "leader"
+    save_tiny_leader(leader_dir)
+    network, digest = load_leader(leader_dir).module, weights_sha256(leader_dir)
     client = client_of(store_uri(tmp_path))
     location = (tmp_path / "mlartifacts").as_uri()
     experiment_id = client.create_experiment("demo", location)
     run_id = client.create_run(experiment_id).info.run_id
-    network = tiny_network()
-    model_id = log_model(client, run_id, experiment_id, network, (3, 8, 8), "digest")
-    assert log_model(client, run_id, experiment_id, network, (3, 8, 8), "digest") == model_id
+    experiment = client.get_experiment(experiment_id)
+    model, again = (
+        log_leader(client, run_id, experiment, Upload(leader_dir, "", digest, alias))
+        for alias in (None, "candidate")
+    )
+    assert (again.model_id, again.name) == (model.model_id, "leader")
 
     folder = next((tmp_path / "mlartifacts").rglob("MLmodel")).parent
     assert (folder / "data" / "model.pt2").exists()
     assert pickles_in(tmp_path / "mlartifacts") == []
     loaded = mlflow.pytorch.load_model(str(folder))
     for batch_size in (1, 2, 7):
-        images = torch.randn(batch_size, 3, 8, 8)
+        images = torch.randn(batch_size, 1, 8, 8)
         with torch.no_grad():
             torch.testing.assert_close(loaded(images), network(images), rtol=1e-5, atol=1e-6)
-    served = mlflow.pyfunc.load_model(str(folder)).predict(np.zeros((3, 3, 8, 8), np.float32))
-    assert served.shape == (3, 5)
+    served = mlflow.pyfunc.load_model(str(folder)).predict(np.zeros((3, 1, 8, 8), np.float32))
+    assert served.shape == (3, 4)
     assert len(client.search_logged_models([experiment_id])) == 1
-    assert [m.model_id for m in client.get_run(run_id).outputs.model_outputs] == [model_id]
+    assert [m.model_id for m in client.get_run(run_id).outputs.model_outputs] == [model.model_id]
 
 
 def test_the_leader_of_a_search_is_logged_once(tmp_path):

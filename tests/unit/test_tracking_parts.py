@@ -16,7 +16,7 @@ from okddip_search.masking import masked
 from okddip_search.study.events import TrialEnd
 from okddip_search.study.reading import stage_of
 from okddip_search.study.sessions import Session, SessionLog, read_sessions
-from okddip_search.tracking.desired import epoch_metrics, finite, param_text, run_name
+from okddip_search.tracking.desired import epoch_metrics, param_texts, run_name
 from okddip_search.tracking.reader import Reader
 from okddip_search.tracking.store import (
     artifact_uri,
@@ -25,7 +25,7 @@ from okddip_search.tracking.store import (
     store_uri,
     target_of,
 )
-from okddip_search.tracking.view import confirm_view, search_view, view_url
+from okddip_search.tracking.view import saved_view, view_url
 from okddip_search.tracking.worker import sync, usual_uri
 
 REPORT = {
@@ -246,7 +246,7 @@ def test_only_finite_numbers_are_charted():
     metrics = epoch_metrics(report)
     assert all(map(math.isfinite, metrics.values()))
     assert not {"val/leader_nll", "peers/diversity", "train/loss", "time/epoch_s"} & set(metrics)
-    assert finite({"a": "text", "b": True, "c": 2}) == {"b": 1.0, "c": 2.0}
+    assert epoch_metrics({"lr": "text", "seconds": 2}) == {"time/epoch_s": 2.0}
     assert epoch_metrics({}) == {}
 
 
@@ -255,7 +255,7 @@ def test_only_finite_numbers_are_charted():
     [(0.123456789, "0.1235"), (1e-5, "1e-05"), (3, "3"), (True, "True"), ("a" * 999, "a" * 500)],
 )
 def test_parameters_are_short(value, text):
-    assert param_text(value) == text
+    assert param_texts({"name": value}) == {"name": text}
 
 
 @pytest.mark.parametrize(
@@ -302,8 +302,8 @@ def test_a_moved_store_is_pointed_to_its_artifacts(tmp_path):
         database.executemany("INSERT INTO experiments VALUES (?, ?)", rows)
         rows = [(f"{old}/abc/artifacts",), ("s3://bucket/mlartifacts/x",)]
         database.executemany("INSERT INTO runs VALUES (?)", rows)
-    assert relocate(tmp_path)
-    assert not relocate(tmp_path)
+    for _ in range(2):
+        relocate(tmp_path)
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         locations = [
             row[0] for row in database.execute("SELECT artifact_location FROM experiments")
@@ -324,12 +324,16 @@ def state_in(view: str) -> dict:
 
 def test_saved_views_are_what_the_front_end_decodes():
     filtered = "tags.`okddip.stage` = '{}' and tags.`okddip.search_id` = 's1'"
-    search = state_in(search_view("s1", "demo", ["lr", "weight_decay"], 1_700_000_000_000))
+    trials = [{"lr": 0.1}, {"lr": 0.2, "weight_decay": 1e-4}]
+    search = state_in(saved_view("s1", "search", "demo", 1_700_000_000_000, trials))
     assert search["orderByKey"] == "metrics.`best_leader_accuracy`"
     assert search["orderByAsc"] is False
     assert search["searchFilter"] == filtered.format("search")
-    assert {"tags.`okddip.state`", "params.`lr`"} <= set(search["selectedColumns"])
-    confirm = state_in(confirm_view("s1", "demo", 1_700_000_000_000))
+    shown = {"tags.`okddip.state`", "params.`lr`", "params.`weight_decay`"}
+    assert shown <= set(search["selectedColumns"])
+    assert search["compareRunCharts"][0]["selectedParams"] == ["lr"], "MLflow drops runs without"
+    runs = [{"contender": "trial 1", "seed": 5, "method": "okddip"}]
+    confirm = state_in(saved_view("s1", "confirm", "demo", 1_700_000_000_000, runs))
     assert confirm["searchFilter"] == filtered.format("confirm")
     assert confirm["selectedColumns"] == [
         "tags.`okddip.state`",
