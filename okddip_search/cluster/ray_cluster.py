@@ -26,7 +26,7 @@ from okddip_search.cluster.ray_private import (
 )
 from okddip_search.cluster.reaper import reaped
 from okddip_search.cluster.resources import Allocation, Node, allocate, this_machine
-from okddip_search.cluster.signals import StopSwitch
+from okddip_search.cluster.signals import STOP_SIGNALS, StopSwitch
 from okddip_search.errors import UserError
 from okddip_search.space.settings import ResourceSettings
 from trainer.io.files import LockedError, exclusive_lock
@@ -163,14 +163,13 @@ def new_scratch(home: Path, *, shared: bool) -> Path:
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """Keep SIGTERM and SIGHUP from the processes started meanwhile; they inherit the mask.
+    """Block the stop signals for the processes started meanwhile; they inherit the mask.
 
     Batch systems, service managers and closing terminals signal a whole process group. Ray's
     daemons would die before the driver has stopped its trials; Ray blocks only SIGINT for them.
     """
-    signals = {signal.SIGTERM, signal.SIGHUP}
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)

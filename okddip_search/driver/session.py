@@ -21,7 +21,7 @@ from ray import tune
 from rich.console import Console
 
 from okddip_search.cluster.ray_cluster import new_scratch, ray_cluster
-from okddip_search.cluster.ray_private import low_memory_survived
+from okddip_search.cluster.ray_private import low_memory_survived, tune_without_signals
 from okddip_search.cluster.remote import call_in_worker
 from okddip_search.cluster.resources import Allocation, allocate, this_machine
 from okddip_search.cluster.signals import Stopped, StopSwitch
@@ -142,14 +142,14 @@ class Session:
                 "gpu": config.get("gpus", allocation.gpus_per_trial),
             },
         )
-        scheduler = StudyScheduler(bridge)
+        searcher, scheduler = StudySearcher(bridge), StudyScheduler(bridge)
         scratch = new_scratch(
             home, shared=bool(self.request.address)
         )  # Tune's own records; the study is the truth
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
-                search_alg=StudySearcher(bridge),
+                search_alg=searcher,
                 scheduler=scheduler,
                 num_samples=-1,
                 reuse_actors=True,
@@ -166,8 +166,10 @@ class Session:
             ),
         )
         try:
-            with low_memory_survived():
+            with low_memory_survived(), tune_without_signals():
                 tuner.fit()
+            if not searcher.has_finished:
+                bridge.cut_short("Ray Tune ended by itself")
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
