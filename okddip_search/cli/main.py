@@ -7,7 +7,6 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,9 @@ from okddip_search.export import FORMATS
 from okddip_search.export import export as run_export
 from okddip_search.hints import to_see
 from okddip_search.masking import masked
-from okddip_search.space.load import bundled_spaces, load_space, summary_of
+from okddip_search.space.load import bundled_spaces, summary_of
 from okddip_search.space.model import SearchSpec
-from okddip_search.space.resolve import new_search, resumed_search
+from okddip_search.space.resolve import requested_search, resumed_search
 from okddip_search.terminal import echo
 from trainer.__main__ import main as train
 
@@ -46,7 +45,14 @@ DIRECTORY = click.Path(path_type=Path, file_okay=False)
 @click.option("--timeout", metavar="TIME", help="No trial starts after 8h, 90m, 30s.")
 @click.option("--name", help="Name of the search, instead of the space's.")
 @click.option("--out", type=DIRECTORY, help="Directory of the search. [default: runs/NAME]")
-@click.option("--resume", is_flag=True, help="Resume the search in the directory.")
+@click.option(
+    "--resume",
+    type=click.Choice(["yes", "auto"]),
+    is_flag=False,
+    flag_value="yes",
+    metavar="[=auto]",
+    help="Resume the search in the directory; --resume=auto: or begin one where there is none.",
+)
 @click.option("--tracking-uri", metavar="URI", help="MLflow server. [default: sqlite in --out]")
 @click.option("--address", metavar="ADDR", help="Running Ray cluster. [default: this machine]")
 @click.option("--set", "sets", metavar="KEY=VALUE", multiple=True, help="Change the space file.")
@@ -64,7 +70,7 @@ def cli(
     timeout: str | None,
     name: str | None,
     out: Path | None,
-    resume: bool,
+    resume: str | None,
     tracking_uri: str | None,
     address: str | None,
     sets: tuple[str, ...],
@@ -85,8 +91,17 @@ def cli(
         return
     if gpus_per_trial is not None:
         sets = (*sets, f"resources.gpus_per_trial={gpus_per_trial}")
-    limits = {"trials": trials, "timeout": timeout, "budget": budget}
-    spec, directory = _resolve(space, sets, limits, name, out, resume)
+    spec, directory, is_resumed = requested_search(
+        space,
+        sets,
+        resume="auto" if resume == "auto" else resume is not None,
+        trials=trials,
+        timeout=timeout,
+        budget=budget,
+        name=name,
+        out=out,
+        say=_warn,
+    )
     if explain:
         from okddip_search.cli.explain import explain_search
 
@@ -96,7 +111,7 @@ def cli(
     quit_on_signals()
     from okddip_search.run import run_search
 
-    request = _request(spec, directory, resume, gpus, tracking_uri, address)
+    request = _request(spec, directory, is_resumed, gpus, tracking_uri, address)
     context.exit(run_search(request, then_confirm=not no_confirm))
 
 
@@ -110,22 +125,6 @@ def _request(
 ) -> Request:
     command = shlex.join(["okddip-search", *sys.argv[1:]])
     return Request(spec, directory, resume, gpus, tracking_uri, address, command)
-
-
-def _resolve(
-    space: str | None,
-    sets: tuple[str, ...],
-    limits: Mapping[str, Any],
-    name: str | None,
-    out: Path | None,
-    resume: bool,
-) -> tuple[SearchSpec, Path]:
-    """Return space and directory; a resumed search keeps the space that it started with."""
-    if not resume:
-        return new_search(space or "digits", sets, **limits, name=name, out=out)
-    asked = load_space(space, sets, **limits, name=name) if space else None
-    directory = out or Path("runs") / (asked.name if asked else name or "digits")
-    return resumed_search(directory, sets, **limits, asked=asked, say=_warn), directory
 
 
 def _warn(line: str) -> None:
@@ -211,12 +210,13 @@ def report(directory: Path) -> None:
 @click.argument("directory", metavar="DIR", type=DIRECTORY)
 @click.option("--output", type=click.Path(path_type=Path), help="File or folder to write.")
 @click.option("--format", "form", type=click.Choice(FORMATS), default="yaml", show_default=True)
-def export(directory: Path, output: Path | None, form: str) -> None:
+@click.option("--force", is_flag=True, help="Overwrite what is there.")
+def export(directory: Path, output: Path | None, form: str, force: bool) -> None:
     """Write out the winner of the search in DIR: the confirmed one where there is one.
 
     yaml: its configuration; weights: safetensors and JSON; pt2, onnx: the network, ready to run.
     """
-    path, words = run_export(directory, form, output)
+    path, words = run_export(directory, form, output, force=force)
     echo(f"wrote {path} ({words})")
 
 

@@ -2,40 +2,54 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
-from okddip_search.layout import require_search
+from okddip_search.layout import JOURNAL, require_search
 from okddip_search.space.changes import left_as_it_was, require_unchanged
 from okddip_search.space.load import load_saved, load_space
 from okddip_search.space.model import SearchSpec
 from trainer.io.files import expanded
 
+DEFAULT_SPACE = "digits"
+Resume = bool | Literal["auto"]
 
-def new_search(
-    space: str | Path,
+
+def requested_search(
+    space: str | Path | None,
     overrides: Sequence[str] = (),
     *,
+    resume: Resume,
     trials: int | None = None,
     timeout: str | None = None,
     budget: str | None = None,
     name: str | None = None,
     out: Path | None = None,
-) -> tuple[SearchSpec, Path]:
-    """Return the space and the directory of a search that is to begin.
+    say: Callable[[str], None],
+) -> tuple[SearchSpec, Path, bool]:
+    """Return the space and the directory of a search, and whether it is resumed.
 
     Args:
-        space: File, or name of a bundled space.
+        space: File, or name of a bundled space; None: the default, or the resumed search's own.
         overrides: ``key=value`` with dotted keys.
+        resume: ``auto`` resumes the search in the directory where there is one.
         trials: Replaces ``study.trials``.
         timeout: Replaces ``study.timeout``.
         budget: Replaces ``study.budget``.
         name: Replaces ``name``.
         out: Directory; None: ``runs/NAME``.
+        say: Prints a line for each setting of the space that a resumed search does not use.
 
     Raises:
-        UserError: The space has mistakes.
+        UserError: The space has mistakes, or the search cannot be resumed as asked.
     """
-    spec = load_space(space, overrides, trials=trials, timeout=timeout, budget=budget, name=name)
-    return _rooted(spec), out or Path("runs") / spec.name
+    limits: dict[str, Any] = {"trials": trials, "timeout": timeout, "budget": budget}
+    asked = load_space(space, overrides, **limits, name=name) if space else None
+    directory = out or Path("runs") / (asked.name if asked else name or DEFAULT_SPACE)
+    if resume is True or (resume == "auto" and (directory / JOURNAL).exists()):
+        spec = resumed_search(directory, overrides, asked=asked, **limits, say=say)
+        return spec, directory, True
+    spec = asked or load_space(DEFAULT_SPACE, overrides, **limits, name=name)
+    return _rooted(spec), directory, False
 
 
 def resumed_search(
