@@ -65,13 +65,16 @@ def print_result(
     typed = shlex.quote(str(directory))
     if bridge.interrupted or bridge.abort_reason:
         stopped = "Stopped. " if bridge.interrupted else ""
-        console.print(f"{stopped}Resume with:  okddip-search --resume --out {typed}")
+        console.print(
+            f"{stopped}Resume with:  okddip-search --resume --out {typed}", soft_wrap=True
+        )
     elif best is not None and with_next_steps:
         console.print(
             f"Next:  okddip-search ui {typed}\n"
             f"       okddip-search export {typed} --output best.yaml\n"
-            f"       okddip-search confirm {typed}   (is the winner real?)\n"
-            f"       {to_see(directory / PAGE)}"
+            f"       okddip-search confirm {typed}\n"
+            f"       {to_see(directory / PAGE)}",
+            soft_wrap=True,
         )
 
 

@@ -7,8 +7,9 @@ import contextlib
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from okddip_search.errors import UserError
 from okddip_search.layout import ARTIFACTS, DATABASE, TRACKING_LOCK
@@ -48,8 +49,17 @@ class Target:
 
 
 def store_uri(search_dir: Path) -> str:
-    """Return the address of the sqlite store inside a search directory."""
-    return f"sqlite:///{(search_dir / DATABASE).absolute()}"
+    """Return the address of the sqlite store inside a search directory.
+
+    SQLAlchemy 2.1 unquotes the path in an address; earlier versions take it literally, up to a
+    question mark, so that a path with one has to be quoted for sqlite itself.
+    """
+    path = str((search_dir / DATABASE).absolute())
+    if not {"%", "?"} & set(path):
+        return f"sqlite:///{path}"
+    if tuple(map(int, version("sqlalchemy").split(".")[:2])) >= (2, 1):
+        return f"sqlite:///{quote(path)}"
+    return f"sqlite:///file:{quote(path)}?uri=true" if "?" in path else f"sqlite:///{path}"
 
 
 def artifact_uri(search_dir: Path) -> str:

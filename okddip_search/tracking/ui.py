@@ -17,9 +17,9 @@ from pathlib import Path
 
 from okddip_search.errors import UserError
 from okddip_search.hints import to_reach
-from okddip_search.layout import ARTIFACTS, DATABASE
+from okddip_search.layout import DATABASE
 from okddip_search.study.sessions import Session, read_sessions
-from okddip_search.tracking.store import find_experiment, relocate, store_uri
+from okddip_search.tracking.store import artifact_uri, find_experiment, relocate, store_uri
 from okddip_search.tracking.view import CONFIRM, has_view, view_url
 
 DEFAULT_PORT = 5000
@@ -159,7 +159,7 @@ def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
 @contextlib.contextmanager
 def _server(search_dir: Path, host: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """Run ``mlflow server`` in a process group of its own, and leave none of it behind."""
-    artifacts = str((search_dir / ARTIFACTS).absolute())
+    artifacts = artifact_uri(search_dir)
     command = [sys.executable, "-m", "mlflow", "server"]
     command += ["--backend-store-uri", store_uri(search_dir)]
     command += ["--default-artifact-root", artifacts, "--artifacts-destination", artifacts]
@@ -202,11 +202,12 @@ def _wait_until_healthy(
 ) -> bool:
     """Return whether the server answers (or the user no longer wants it to)."""
     deadline = time.monotonic() + timeout_s
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it is on this machine
     while not stop.wait(0.2):
         if server.poll() is not None or time.monotonic() > deadline:
             return False
         with contextlib.suppress(OSError):
-            with urllib.request.urlopen(f"{address}/health", timeout=2) as answer:
+            with direct.open(f"{address}/health", timeout=2) as answer:
                 if answer.status == 200:
                     return True
     return True
