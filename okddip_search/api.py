@@ -158,6 +158,7 @@ class Search:
         tracking_uri: str | None = None,
         address: str | None = None,
         overrides: Sequence[str] = (),
+        upgrade_tracking_db: bool = False,
     ) -> Confirmation:
         """Train the best configurations and the baselines over several seeds, and judge.
 
@@ -174,6 +175,7 @@ class Search:
             tracking_uri: Of an MLflow server; None: the search's.
             address: Of a running Ray cluster; None: this machine.
             overrides: ``data.root=…`` and ``resources.…=…``.
+            upgrade_tracking_db: Whether to migrate a database of an earlier MLflow.
 
         Raises:
             UserError: There is nothing to confirm, or the request cannot be carried out.
@@ -187,7 +189,8 @@ class Search:
         if methods is not None:
             changes["methods"] = list(methods)
         spec = resumed_search(self.directory, overrides, say=echo)
-        request = Request(spec, self.directory, True, gpus, tracking_uri, address, _command())
+        place = (gpus, tracking_uri, address, _command(), upgrade_tracking_db)
+        request = Request(spec, self.directory, True, *place)
         options = ConfirmOptions(changes, open_test_again, retrain_on_all, restart)
         _run(lambda: run_confirm(request, options), self.directory)
         confirmation = self.confirmation
@@ -245,6 +248,7 @@ def search(
     overrides: Sequence[str] = (),
     tracking_uri: str | None = None,
     address: str | None = None,
+    upgrade_tracking_db: bool = False,
 ) -> Search:
     """Run a search to its end.
 
@@ -262,6 +266,7 @@ def search(
         overrides: Changes to the space, ``key=value`` with dotted keys: ``trainer.epochs=5``.
         tracking_uri: Of an MLflow server; None: sqlite in the directory.
         address: Of a running Ray cluster; None: this machine.
+        upgrade_tracking_db: Whether to migrate a database of an earlier MLflow.
 
     Returns:
         The search; its ``best`` is None if its time was up before a trial was complete.
@@ -285,7 +290,8 @@ def search(
         out=place,
         say=echo,
     )
-    request = Request(spec, directory, is_resumed, gpus, tracking_uri, address, _command())
+    where = (gpus, tracking_uri, address, _command(), upgrade_tracking_db)
+    request = Request(spec, directory, is_resumed, *where)
     _run(lambda: run_search(request, then_confirm=confirm), directory)
     return Search(directory)
 

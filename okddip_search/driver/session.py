@@ -41,8 +41,9 @@ from okddip_search.study.events import Listener
 from okddip_search.study.study import sole_driver
 from okddip_search.study.trials import ends_in
 from okddip_search.terminal import noise_to, quiet_libraries
+from okddip_search.tracking.schema import require_schema
 from okddip_search.tracking.store import target_of
-from okddip_search.tracking.worker import Stage, Tracker, usual_uri
+from okddip_search.tracking.worker import Stage, Tracker, chosen_uri
 from trainer.data.base import DevelopmentData
 from trainer.io.files import write_atomically
 
@@ -242,10 +243,10 @@ def open_session(request: Request, resume_command: str) -> Iterator[Session]:
         quiet_libraries(lambda line: terminal.print(line, soft_wrap=True)),
         _stop_switch(terminal, resume_command if request.resume else "the same command") as stop,
     ):
-        uri = request.tracking_uri
-        if uri is None and request.resume:
-            uri = usual_uri(directory.resolve())
-        target_of(directory, uri)  # reports a mistake before anything starts
+        uri = chosen_uri(
+            directory.resolve(), request.tracking_uri, is_resumed=request.resume, say=stop.say
+        )
+        require_schema(target_of(directory, uri), upgrade=request.upgrade_tracking_db)
         _require_room(request)
         data = load_data(request.spec, directory, terminal)
         stop.check()

@@ -4,17 +4,21 @@ Nothing here imports mlflow: a sqlite store is read and mended with the standard
 """
 
 import contextlib
+import re
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import entry_points, version
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
 
 from okddip_search.errors import UserError
 from okddip_search.layout import ARTIFACTS, DATABASE, TRACKING_LOCK
 from okddip_search.masking import masked
 from trainer.io.files import LockedError, exclusive_lock
+
+SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
+PLUGINS = "mlflow.tracking_store"
 
 # Every column of MLflow's schema that holds an absolute artifact address.
 _ADDRESS_COLUMNS = (
@@ -41,6 +45,11 @@ class Target:
     key: str
     username: str | None = None
     password: str | None = None
+
+    @property
+    def shown(self) -> str:
+        """Its address as it may be shown to the user."""
+        return masked(self.uri)
 
     @property
     def is_local(self) -> bool:
@@ -80,6 +89,8 @@ def target_of(search_dir: Path, tracking_uri: str | None) -> Target:
         parts = urlsplit(str(tracking_uri))
     except ValueError as error:
         raise UserError(f"--tracking-uri {masked(str(tracking_uri))}: {error}") from None
+    if problem := _problem(str(tracking_uri), parts):
+        raise UserError(f"--tracking-uri {masked(str(tracking_uri))}: {problem[0]}", problem[1])
     if parts.scheme in ("http", "https") and "@" in parts.path + parts.query + parts.fragment:
         raise UserError(
             f"--tracking-uri {masked(str(tracking_uri))}: / ? or # in the user's name or password",
@@ -91,6 +102,35 @@ def target_of(search_dir: Path, tracking_uri: str | None) -> Target:
     username, _, password = login.partition(":")
     bare = urlunsplit(parts._replace(netloc=host))
     return Target(bare, masked(str(tracking_uri)), unquote(username), unquote(password))
+
+
+def _problem(text: str, parts: SplitResult) -> tuple[str, str] | None:
+    """Return why a text is no address of a store, and the spelling that works."""
+    scheme = parts.scheme.partition("+")[0]
+    if scheme in ("http", "https") and not parts.hostname:
+        return "it names no host", f"Write {scheme}://HOST:PORT."
+    if scheme == "sqlite" and not text.startswith(f"{parts.scheme}:///"):
+        path = text.removeprefix(f"{parts.scheme}:").lstrip("/")
+        return "three slashes come before a path", f"Write {_sqlite_uri(path)}"
+    if scheme in (*SCHEMES, *(plugin.name for plugin in entry_points(group=PLUGINS))):
+        return None
+    if text == "databricks":
+        return None
+    if host := re.match(r"([\w.-]*)(:\d+(?:/.*)?)$", text):
+        return "the scheme is missing", f"Write http://{host[1] or 'localhost'}{host[2]}"
+    if scheme == "file":
+        path = unquote(parts.path)
+        return "MLflow writes to databases and servers", f"Write {_sqlite_uri(path)}"
+    if "://" not in text:
+        return "a path is no address", f"Write {_sqlite_uri(text)}"
+    return f"{scheme} is no store of MLflow's", f"It has {', '.join(SCHEMES)}."
+
+
+def _sqlite_uri(path: str) -> str:
+    """Return the address of a database at a path: a file, or in a folder."""
+    whole = Path(path).expanduser().absolute()
+    is_file = whole.suffix in (".db", ".sqlite", ".sqlite3")
+    return f"sqlite:///{whole if is_file else whole / DATABASE}"
 
 
 @contextlib.contextmanager

@@ -19,7 +19,14 @@ from okddip_search.errors import UserError
 from okddip_search.hints import to_reach
 from okddip_search.layout import DATABASE
 from okddip_search.study.sessions import Session, read_sessions
-from okddip_search.tracking.store import artifact_uri, find_experiment, relocate, store_uri
+from okddip_search.tracking.schema import require_schema
+from okddip_search.tracking.store import (
+    artifact_uri,
+    find_experiment,
+    relocate,
+    store_uri,
+    target_of,
+)
 from okddip_search.tracking.view import CONFIRM, has_view, view_url
 
 DEFAULT_PORT = 5000
@@ -35,6 +42,7 @@ def serve_ui(
     *,
     echo: Callable[[str], None] = print,
     open_browser: bool = False,
+    upgrade: bool = False,
     start_timeout_s: float = 90.0,
 ) -> int:
     """Serve a search in the browser until SIGINT, SIGTERM or SIGHUP.
@@ -47,6 +55,7 @@ def serve_ui(
         port: Port to listen on; None: 5000 if it is free, else any free one.
         echo: Receives the lines for the user.
         open_browser: Whether to show it in the user's browser.
+        upgrade: Whether to migrate a database of an earlier MLflow.
         start_timeout_s: How long the server may take to answer.
 
     Returns:
@@ -60,6 +69,7 @@ def serve_ui(
             f"{search_dir}: no {DATABASE} here",
             "give the directory of a search; one tracked elsewhere (--tracking-uri) is shown there",
         )
+    require_schema(target_of(search_dir, None), upgrade=upgrade)
     _mend(search_dir)
     port = _choose_port(host, port)
     address = f"http://{host}:{port}"
