@@ -15,7 +15,7 @@ from okddip_search.driver.summary import print_result
 from okddip_search.driver.work import SearchAgenda
 from okddip_search.errors import UserError
 from okddip_search.export import BestKeeper, keep_best
-from okddip_search.layout import BEST, JOURNAL, LEADER, require_search
+from okddip_search.layout import BEST, LEADER
 from okddip_search.report.page import try_report
 from okddip_search.study.events import Listener, TrialEnd
 from okddip_search.study.sessions import Status
@@ -36,7 +36,6 @@ def run_search(request: Request, *, then_confirm: bool) -> int:
     Raises:
         UserError: The request cannot be carried out here.
     """
-    _require_fresh_or_resumed(request)
     if then_confirm and request.spec.confirm is not None:
         require_possible(request.spec, request.directory, ConfirmOptions())
     resume_command = f"okddip-search --resume --out {shlex.quote(str(request.directory))}"
@@ -106,13 +105,3 @@ def _keep(session: Session, best: TrialEnd) -> None:
         keep_best(session.directory, best, session.spec.objective.words)
     except (OSError, ValueError, KeyError, UserError) as error:
         session.say(f"{BEST} and {LEADER}/ could not be written: {error}")
-
-
-def _require_fresh_or_resumed(request: Request) -> None:
-    if request.resume:
-        require_search(request.directory, "Leave --resume out to start one.")
-    elif (request.directory / JOURNAL).exists():
-        raise UserError(
-            f"{request.directory} holds a search already",
-            "Add --resume to continue it, or choose another --name or --out.",
-        )

@@ -112,7 +112,14 @@ def cli(
         from okddip_search.cli.explain import explain_search
 
         explained = spec.model_copy(update={"confirm": None}) if no_confirm else spec
-        explain_search(explained, directory, gpus=gpus, tracking_uri=tracking_uri)
+        explain_search(
+            explained,
+            directory,
+            is_resumed=is_resumed,
+            gpus=gpus,
+            tracking_uri=tracking_uri,
+            upgrade_tracking_db=upgrade_tracking_db,
+        )
         return
     quit_on_signals()
     from okddip_search.run import run_search

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from okddip_search.errors import UserError
 from okddip_search.layout import JOURNAL, require_search
 from okddip_search.space.changes import left_as_it_was, require_unchanged
 from okddip_search.space.load import load_saved, load_space
@@ -48,6 +49,11 @@ def requested_search(
     if resume is True or (resume == "auto" and (directory / JOURNAL).exists()):
         spec = resumed_search(directory, overrides, asked=asked, **limits, say=say)
         return spec, directory, True
+    if (directory / JOURNAL).exists():
+        raise UserError(
+            f"{directory} holds a search already",
+            "Add --resume to continue it, or choose another --name or --out.",
+        )
     spec = asked or load_space(DEFAULT_SPACE, overrides, **limits, name=name)
     return _rooted(spec), directory, False
 

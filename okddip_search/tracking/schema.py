@@ -65,6 +65,8 @@ def _revision_in(target: Target) -> str | None:
 
     try:
         engine = create_engine(target.uri)
+        if target.uri.startswith("sqlite") and not Path(engine.url.database or "").exists():
+            return None
     except (ImportError, NoSuchModuleError) as error:
         raise UserError(
             f"{target.shown}: {error}", "Install the database's driver for Python."

@@ -50,3 +50,10 @@ def test_a_plain_resume_needs_a_search(ask):
     with pytest.raises(UserError, match="runs/mine holds no search"):
         ask(resume=True)
     assert not ask(resume=False)[2]
+
+
+def test_a_search_is_not_begun_where_there_is_one(ask, tmp_path):
+    write_search(tmp_path / "runs" / "mine")
+    with pytest.raises(UserError, match="holds a search already") as refused:
+        ask(resume=False)
+    assert "--resume" in refused.value.remedy
