@@ -123,6 +123,23 @@ def parse_yaml(text: str) -> Parsed:
     return parsed
 
 
+def parse_plain(text: str, *, is_text: bool = False) -> Any:
+    """Read a value that stands alone: a number, true, false, null or text, without YAML's marks.
+
+    Args:
+        text: The value.
+        is_text: Whether it is text, whatever it looks like.
+
+    Raises:
+        ValueError: A number too large, or a character that no text needs.
+    """
+    bare = text.strip()
+    for kind, pattern, _ in () if is_text else _RESOLVERS:
+        if re.fullmatch(pattern, bare):
+            return _scalar(kind, bare)
+    return _scalar("str", text)
+
+
 def _compose(text: str) -> yaml.Node | None:
     try:
         return _Loader(text).get_single_node()
