@@ -14,7 +14,13 @@ from okddip_search.algorithms.pruners import make_pruner
 from okddip_search.algorithms.samplers import make_sampler
 from okddip_search.algorithms.seeds import trial_seed
 from okddip_search.space.dimensions import Dimension
-from okddip_search.space.fields import enqueued, fixed_problems, ordered, search_problems
+from okddip_search.space.fields import (
+    enqueued,
+    fixed_problems,
+    ordered,
+    search_problems,
+    spelling_problems,
+)
 from okddip_search.space.settings import (
     ConfirmSettings,
     ObjectiveSettings,
@@ -87,6 +93,13 @@ class SearchSpec(StrictModel):
         if info.field_name == "confirm" and value is False:
             return None
         return {} if value is None else value  # a section with nothing below it
+
+    @field_validator("search", mode="before")
+    @classmethod
+    def _is_spelt_as_here(cls, search: Any) -> Any:
+        if isinstance(search, Mapping) and (problems := spelling_problems(search)):
+            raise ConfigError(problems)
+        return search
 
     @field_validator("trainer")
     @classmethod

@@ -79,7 +79,8 @@ WRONG = [
     ("milestones", base_with("epochs: 5", "lr_milestones: [0.5, 0.4]"), 4, ["ascending"]),
     # dimensions
     ("no dimension", searching("momentum: 0.9"), 10, ["0.9 is no range", "trainer"]),
-    ("no type", searching("momentum: {low: 0, high: 0.9}"), 10, ["momentum.type", "required"]),
+    ("no type", searching("momentum: {low: 0, high: 0.9}"), 10,
+     ["momentum", "write it as {type: float, low: 0, high: 0.9}"]),
     ("wrong type", searching("momentum: {type: flaot}"), 10, ["'flaot'", "'float'"]),
     ("missing end", searching("momentum: {type: float, low: 0}"), 10, ["high", "required"]),
     ("extra key", searching("momentum: {type: float, low: 0, hihg: 0.9}"), 10, ["mean 'high'"]),
