@@ -75,6 +75,29 @@ def test_the_field_says_how_a_value_is_read(tmp_path: Path, override: str, read:
     assert read(load_space(write(tmp_path, BASE), [override]))
 
 
+ANCHORS = """
+name: t
+data: &data {name: digits}
+trainer: {epochs: 5}
+search:
+  lr: &positive {type: float, low: 0.1, high: 0.5, log: true}
+  weight_decay: {<<: *positive, low: 0.01}
+  peer_weight: {<<: [{high: 2}, *positive], low: 1}
+  leader_weight: *positive
+"""
+
+
+def test_anchors_and_merge_keys_are_expanded(tmp_path: Path) -> None:
+    spec = load_space(write(tmp_path, ANCHORS))
+    ends = {name: (d.low, d.high, d.log) for name, d in spec.search.items()}
+    assert ends == {
+        "lr": (0.1, 0.5, True),
+        "weight_decay": (0.01, 0.5, True),
+        "peer_weight": (1, 2, True),
+        "leader_weight": (0.1, 0.5, True),
+    }
+
+
 def test_overrides_change_the_space(tmp_path: Path) -> None:
     overrides = [
         "data.root=/images",

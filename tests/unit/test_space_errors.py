@@ -47,9 +47,18 @@ WRONG = [
     ("latin-1", "name: t\n# caf\xe9\n".encode("latin-1"), 2, ["0xe9", "UTF-8"]),
     ("utf-16", BASE.encode("utf-16"), 1, ["UTF-8"]),
     ("two documents", BASE + "---\nname: u\n", 10, ["single document"]),
-    ("anchor", "name: t\ndata: &d {name: digits}\n", 2, ["anchors", "aliases"]),
-    ("alias", "name: t\ndata: *d\n", 2, ["anchors", "aliases"]),
-    ("merge key", BASE + "study:\n  <<: {trials: 3}\n", 11, ["study.<<", "unknown field"]),
+    ("alias of nothing", "name: t\ndata: *d\n", 2, ["not valid YAML", "undefined alias"]),
+    ("alias to itself", "name: t\ndata: &d {root: *d}\n", 2, ["nested more than 20 levels"]),
+    ("merge of a list", BASE + "study:\n  <<: [1]\n", 11, ["a merge key (<<) takes a mapping"]),
+    ("merge of an unknown field", BASE + "study:\n  <<: {trial: 3}\n", 11, ["'trials'"]),
+    ("aliases that explode", "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+        f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in ("ab", "bc", "cd")),
+     1, ["more than 5,000 values"]),
+    ("merge keys that explode", "a: &a {x: 1}\n" + "".join(
+        f"{new}: &{new} {{<<: [{', '.join([f'*{old}'] * 10)}]}}\n"
+        for old, new in ("ab", "bc", "cd", "de")), (1, 2, 3, 4, 5), ["more than 5,000 values"]),
+    ("a long text again and again", f"a: &a {'x' * 200_000}\nb: [{', '.join(['*a'] * 100)}]\n",
+     1, ["more than 5,000 values"]),
     ("tag", "name: !!python/object/apply:os.system [ls]\n", 1, ["tags", "os.system"]),
     ("deep nesting", "name: t\ndata: " + "[" * 99 + "]" * 99, 2, ["levels deep"]),
     ("huge file", "#" * 300_000, 1, ["KiB"]),
