@@ -10,10 +10,11 @@ from optuna.samplers import BaseSampler
 from optuna.trial import BaseTrial, FixedTrial
 from pydantic import Field, ValidationInfo, field_validator
 
+from okddip_search.algorithms.points import EachPoint
 from okddip_search.algorithms.pruners import make_pruner
 from okddip_search.algorithms.samplers import make_sampler
 from okddip_search.algorithms.seeds import trial_seed
-from okddip_search.space.dimensions import Dimension
+from okddip_search.space.dimensions import Dimension, points_of
 from okddip_search.space.fields import (
     enqueued,
     fixed_problems,
@@ -39,6 +40,8 @@ FORMAT = 2
 """
 _SIZES = {"num_peers", "width", "batch_size"}  # fields that a run's memory grows with
 MAX_GRID_POINTS = 100_000  # Optuna holds all of them in memory
+MOST_POINTS = 10_000
+"""With more configurations than that, some may be trained twice."""
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
@@ -207,13 +210,27 @@ class SearchSpec(StrictModel):
         Raises:
             ValueError: Arguments that Optuna refuses, or a space that has no grid.
         """
-        return make_sampler(
+        sampler = make_sampler(
             self.study.proposer,
             self.study.seed,
             trial_number,
             has_conditions=self.has_conditions,
             grid=self.grid,
         )
+        points = self.points()
+        return EachPoint(points, self.study.seed, sampler) if points else sampler
+
+    def points(self) -> list[dict[str, Any]] | None:
+        """Return all configurations, if there are no more of them than trials; else None."""
+        most = min(self.study.trials, MOST_POINTS)
+        return points_of(self.search, self.fixed, most)
+
+    def within_points(self) -> "SearchSpec":
+        """Return the space with no more trials than it has different configurations."""
+        points = self.points()
+        trials = self.study.trials if points is None else len(points)
+        study = self.study.model_copy(update={"trials": trials})
+        return self.model_copy(update={"study": study})
 
     def make_pruner(self) -> BasePruner:
         """Build the study's pruner.
@@ -239,9 +256,6 @@ class SearchSpec(StrictModel):
         points = math.prod(size for size in sizes.values() if size is not None)
         if points > MAX_GRID_POINTS:
             raise ValueError(f"a grid of {points:,} points is more than {MAX_GRID_POINTS:,}")
-        if self.study.trials > points + len(self.enqueue):
-            most = f"{points} points and {len(self.enqueue)} enqueued configurations"
-            raise ValueError(f"the grid has {most}: fewer than study.trials, {self.study.trials}")
         return {name: list(dimension.values()) for name, dimension in self.search.items()}
 
     def to_yaml(self) -> str:

@@ -44,7 +44,11 @@ def requested_search(
         UserError: The space has mistakes, or the search cannot be resumed as asked.
     """
     limits: dict[str, Any] = {"trials": trials, "timeout": timeout, "budget": budget}
-    asked = load_space(space, overrides, **limits, name=name) if space else None
+
+    def load(source: str | Path) -> SearchSpec:
+        return _bounded(load_space(source, overrides, **limits, name=name), say)
+
+    asked = load(space) if space else None
     directory = out or Path("runs") / (asked.name if asked else name or DEFAULT_SPACE)
     if resume is True or (resume == "auto" and (directory / JOURNAL).exists()):
         spec = resumed_search(directory, overrides, asked=asked, **limits, say=say)
@@ -54,8 +58,7 @@ def requested_search(
             f"{directory} holds a search already",
             "Add --resume to continue it, or choose another --name or --out.",
         )
-    spec = asked or load_space(DEFAULT_SPACE, overrides, **limits, name=name)
-    return _rooted(spec), directory, False
+    return _rooted(asked or load(DEFAULT_SPACE)), directory, False
 
 
 def resumed_search(
@@ -84,12 +87,24 @@ def resumed_search(
     """
     require_search(directory, "Leave --resume out to start one.")
     began = load_saved(directory)
-    spec = load_saved(directory, overrides, trials=trials, timeout=timeout, budget=budget)
+    limits: dict[str, Any] = {"trials": trials, "timeout": timeout, "budget": budget}
+    spec = _bounded(load_saved(directory, overrides, **limits), say)
     for now in (spec, asked or spec):
         require_unchanged(began, now, directory)
     for line in left_as_it_was(spec, asked or spec):
         say(line)
     return _rooted(spec)
+
+
+def _bounded(spec: SearchSpec, say: Callable[[str], None]) -> SearchSpec:
+    """Ask for no more trials than a space has different configurations, and say so."""
+    bounded = spec.within_points()
+    if bounded.study.trials < spec.study.trials:
+        say(
+            f"the space has {bounded.study.trials} different configurations, fewer than "
+            f"study.trials ({spec.study.trials}): the search ends when each has been trained once"
+        )
+    return bounded
 
 
 def _rooted(spec: SearchSpec) -> SearchSpec:

@@ -223,8 +223,6 @@ WRONG = [
      base_with("lr_decay", "momentum").replace(", when: {lr_schedule: multistep}", "")
      + "study: {sampler: grid}\n", 10, ["needs a step", "lr, momentum"]),
     ("grid with conditions", BASE + "study: {sampler: grid}\n", 10, ["conditional"]),
-    ("grid too small", "name: t\ndata: {name: digits}\nsearch:\n"
-     "  num_peers: {type: int, low: 1, high: 3}\nstudy: {sampler: grid}\n", 5, ["3 points", "20"]),
     ("pruner", BASE + "study:\n  pruner: medain\n", 11, ["'medain'", "mean 'median'"]),
     ("pruner null", BASE + "study:\n  pruner: null\n", 11, ["None is not one of", "none"]),
     ("pruner argument", BASE + "study:\n  pruner:\n    type: median\n    warmup: 3\n", 13,
