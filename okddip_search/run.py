@@ -21,6 +21,8 @@ from okddip_search.study.events import Listener, TrialEnd
 from okddip_search.study.sessions import Status
 from okddip_search.study.study import open_study, require_same_images
 from okddip_search.study.trials import IDENTITY, SHARE, best_end, trials_in
+from okddip_search.study.warm_start import start_warm, warm_configurations
+from okddip_search.terminal import echo
 
 
 def run_search(request: Request, *, then_confirm: bool) -> int:
@@ -36,6 +38,8 @@ def run_search(request: Request, *, then_confirm: bool) -> int:
     Raises:
         UserError: The request cannot be carried out here.
     """
+    if not request.resume:
+        warm_configurations(request.spec, echo)  # reports a mistake before anything starts
     if then_confirm and request.spec.confirm is not None:
         require_possible(request.spec, request.directory, ConfirmOptions())
     resume_command = f"okddip-search --resume --out {shlex.quote(str(request.directory))}"
@@ -54,6 +58,7 @@ def run_search(request: Request, *, then_confirm: bool) -> int:
 def _search(session: Session, then_confirm: bool, budget: Budget | None) -> int:
     spec = session.spec
     study = open_study(session.directory, spec)
+    start_warm(study, spec)
     require_same_images(study, session.data.fingerprint)
     allocation = session.allocation
     study.set_user_attr(

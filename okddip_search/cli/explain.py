@@ -15,6 +15,7 @@ from okddip_search.formatting import duration, params_text
 from okddip_search.layout import BEST, DATA, JOURNAL, PAGE, SESSIONS, SPEC, SPEED
 from okddip_search.space.model import SearchSpec
 from okddip_search.space.settings import ConfirmSettings
+from okddip_search.study.warm_start import warm_configurations
 from okddip_search.terminal import echo
 
 SAMPLES = 3
@@ -53,8 +54,10 @@ def explain_search(
     echo(allocation.words)
     echo(_timing(spec, directory))
     echo("\n# First trials")
-    for number, params in enumerate(first_params(spec)):
-        source = "enqueued" if number < len(spec.enqueue) else study.proposer.type
+    warm = warm_configurations(spec, echo)
+    tried = spec.model_copy(update={"enqueue": (*spec.enqueue, *warm)})
+    for number, params in enumerate(first_params(tried)):
+        source = "enqueued" if number < len(tried.enqueue) else study.proposer.type
         echo(f"trial {number} ({source}): {params_text(params)}")
     if spec.confirm is not None:
         echo("\n# Confirmation, after the search")

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.trial import BaseTrial, FixedTrial
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from okddip_search.algorithms.points import EachPoint
 from okddip_search.algorithms.pruners import make_pruner
@@ -27,6 +27,7 @@ from okddip_search.space.settings import (
     ObjectiveSettings,
     ResourceSettings,
     StudySettings,
+    WarmStart,
 )
 from trainer.config.data import DataConfig
 from trainer.config.strict import ConfigError, StrictModel
@@ -59,6 +60,9 @@ class SearchSpec(StrictModel):
     search: dict[str, Dimension] = Field(description="sampled fields of a run")
     enqueue: tuple[dict[str, Any], ...] = Field(
         (), description="configurations tried first: values of sampled fields, the rest is sampled"
+    )
+    warm_start: tuple[WarmStart, ...] = Field(
+        (), description="sources of configurations; written into enqueue, as {from: PATH, top: 5}"
     )
     objective: ObjectiveSettings = Field(
         default_factory=ObjectiveSettings, description="what is maximised"
@@ -103,6 +107,27 @@ class SearchSpec(StrictModel):
         if isinstance(search, Mapping) and (problems := spelling_problems(search)):
             raise ConfigError(problems)
         return search
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sources_apart(cls, values: Any) -> Any:
+        """Move sources of configurations out of ``enqueue``."""
+        raw = values.get("enqueue")
+        found: list[WarmStart] = []
+        entries: list[Any] = []
+        for index, item in enumerate(raw if isinstance(raw, list) else [raw]):
+            try:
+                source = WarmStart.parse(item)
+            except ConfigError as error:
+                place = ("enqueue", index) if isinstance(raw, list) else ("enqueue",)
+                raise ConfigError([((*place, *p), text) for p, text in error.problems]) from None
+            if source is None:
+                entries.append(item)
+            else:
+                found.append(source)
+        if not found:
+            return values
+        return {**values, "enqueue": entries, "warm_start": tuple(found)}
 
     @field_validator("trainer")
     @classmethod
@@ -273,4 +298,6 @@ class SearchSpec(StrictModel):
         }
         confirm = self.confirm.model_dump(mode="json") if self.confirm else False
         plain = self.model_dump(mode="json")
-        return {"format": FORMAT, **plain, "search": search, "confirm": confirm}
+        enqueue = [*plain["enqueue"], *plain.pop("warm_start")]
+        parts = {"search": search, "enqueue": enqueue, "confirm": confirm}
+        return {"format": FORMAT, **plain, **parts}

@@ -9,6 +9,7 @@ from okddip_search.layout import JOURNAL, require_search
 from okddip_search.space.changes import left_as_it_was, require_unchanged
 from okddip_search.space.load import load_saved, load_space
 from okddip_search.space.model import SearchSpec
+from okddip_search.space.settings import WarmStart
 from trainer.io.files import expanded
 
 DEFAULT_SPACE = "digits"
@@ -108,8 +109,16 @@ def _bounded(spec: SearchSpec, say: Callable[[str], None]) -> SearchSpec:
 
 
 def _rooted(spec: SearchSpec) -> SearchSpec:
-    """Make the location of the data absolute, so that commands work from any directory."""
+    """Make the places of data and of warm starts absolute: commands work from any directory."""
+    sources = [_absolute(source) for source in spec.warm_start]
+    spec = spec.model_copy(update={"warm_start": tuple(sources)})
     if spec.data.root is None:
         return spec
     root = str(expanded(spec.data.root).absolute())
     return spec.model_copy(update={"data": spec.data.model_copy(update={"root": root})})
+
+
+def _absolute(source: WarmStart) -> WarmStart:
+    if "://" in source.path:
+        return source
+    return source.model_copy(update={"path": str(expanded(source.path).absolute())})
