@@ -20,7 +20,7 @@ from side_by_side import (
 
 from trainer.engine import metrics
 from trainer.engine.evaluation import evaluate
-from trainer.engine.hardware import available_cores
+from trainer.io.cores import available_cores
 
 CALLS = 100
 PARTS = ("diversity alone", "evaluation", "whole epoch")

@@ -7,7 +7,7 @@ import click
 import torch
 from side_by_side import VARIANTS, machine, random_data, take_turns, trainers
 
-from trainer.engine.hardware import available_cores
+from trainer.io.cores import available_cores
 from trainer.methods.base import Batch
 
 

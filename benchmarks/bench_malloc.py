@@ -11,8 +11,8 @@ from side_by_side import elsewhere, machine, random_data, take_turns
 from trainer.config.train import TrainConfig
 from trainer.engine import trainer as engine
 from trainer.engine.evaluation import evaluate
-from trainer.engine.hardware import available_cores
 from trainer.engine.trainer import Trainer
+from trainer.io.cores import available_cores
 
 CASES = (  # network, width, structure, precision, executor, images
     ("resnet8", 0.5, "network", "fp32", "fused", 2048),

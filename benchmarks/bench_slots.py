@@ -22,8 +22,8 @@ from side_by_side import (
 )
 
 from trainer.config.train import TrainConfig
-from trainer.engine.hardware import available_cores
 from trainer.engine.trainer import Trainer
+from trainer.io.cores import available_cores
 
 SIZE, BATCH, IMAGES = 28, 128, 512
 ROUNDS = 3

@@ -19,8 +19,8 @@ from side_by_side import (
     trainers,
 )  # fmt: skip
 
-from trainer.engine.hardware import available_cores
 from trainer.engine.trainer import Trainer
+from trainer.io.cores import available_cores
 from trainer.methods.base import Batch
 
 CASES = (  # network, width, image side, batch, steps a turn, rounds at most

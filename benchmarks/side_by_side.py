@@ -19,8 +19,9 @@ from trainer.config.strict import ConfigError
 from trainer.config.train import TrainConfig
 from trainer.data.images import ImageSet
 from trainer.data.resident import ResidentData
-from trainer.engine.hardware import available_cores, cpu_name
+from trainer.engine.hardware import cpu_name
 from trainer.engine.trainer import Trainer
+from trainer.io.cores import available_cores
 from trainer.models import build_architecture
 from trainer.tools import timing
 from trainer.tools.timing import Shape

@@ -135,7 +135,7 @@ def drive(directory: Path, trials: int, epochs: int, at_once: int) -> int:
 
     os.environ["RAY_worker_niceness"] = "0"  # 16 that sleep on two cores are to keep their pace
     session.OKDDipTrial = SleepingTrial  # type: ignore[misc]
-    resources.count_cpus = lambda: at_once
+    resources.available_cores = lambda: at_once
     _save_template(directory / TEMPLATE)
     fields = (f"trainer.epochs={epochs}", "trainer.ramp_epochs=2", "trainer.precision=fp32",
               "trainer.executor=eager")  # fmt: skip

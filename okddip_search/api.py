@@ -25,7 +25,7 @@ from okddip_search.environment import protect_files
 from okddip_search.errors import UserError
 from okddip_search.export import export, winner_of
 from okddip_search.layout import CONFIRM, CONFIRMATION, JOURNAL, require_search, run_dir
-from okddip_search.space.resolve import new_search, resumed_search
+from okddip_search.space.resolve import Resume, requested_search, resumed_search
 from okddip_search.study.reading import read_findings, read_study, training_seconds
 from okddip_search.study.trials import REASON, STATES, best_trial
 from okddip_search.terminal import echo
@@ -158,6 +158,7 @@ class Search:
         tracking_uri: str | None = None,
         address: str | None = None,
         overrides: Sequence[str] = (),
+        upgrade_tracking_db: bool = False,
     ) -> Confirmation:
         """Train the best configurations and the baselines over several seeds, and judge.
 
@@ -174,6 +175,7 @@ class Search:
             tracking_uri: Of an MLflow server; None: the search's.
             address: Of a running Ray cluster; None: this machine.
             overrides: ``data.root=…`` and ``resources.…=…``.
+            upgrade_tracking_db: Whether to migrate a database of an earlier MLflow.
 
         Raises:
             UserError: There is nothing to confirm, or the request cannot be carried out.
@@ -187,7 +189,8 @@ class Search:
         if methods is not None:
             changes["methods"] = list(methods)
         spec = resumed_search(self.directory, overrides, say=echo)
-        request = Request(spec, self.directory, True, gpus, tracking_uri, address, _command())
+        place = (gpus, tracking_uri, address, _command(), upgrade_tracking_db)
+        request = Request(spec, self.directory, True, *place)
         options = ConfirmOptions(changes, open_test_again, retrain_on_all, restart)
         _run(lambda: run_confirm(request, options), self.directory)
         confirmation = self.confirmation
@@ -209,17 +212,26 @@ class Search:
         """
         return load_leader(winner_of(self.directory).leader)
 
-    def export(self, form: str = "yaml", output: str | PathLike[str] | None = None) -> Path:
+    def export(
+        self,
+        form: str = "yaml",
+        output: str | PathLike[str] | None = None,
+        *,
+        force: bool = False,
+    ) -> Path:
         """Write the winner and return the path.
 
         Args:
             form: ``yaml``, ``weights``, ``pt2`` or ``onnx``.
             output: Path to write; None: the format's usual name in the working directory.
+            force: Whether to overwrite what is there.
 
         Raises:
-            UserError: There is no winner yet, or a package for the format is missing.
+            UserError: There is no winner yet, a package for the format is missing, or there is
+                something at the path.
         """
-        return export(self.directory, form, None if output is None else Path(output))[0]
+        place = None if output is None else Path(output)
+        return export(self.directory, form, place, force=force)[0]
 
 
 def search(
@@ -230,12 +242,13 @@ def search(
     trials: int | None = None,
     timeout: str | None = None,
     budget: str | None = None,
-    resume: bool = False,
+    resume: Resume = False,
     confirm: bool = False,
     name: str | None = None,
     overrides: Sequence[str] = (),
     tracking_uri: str | None = None,
     address: str | None = None,
+    upgrade_tracking_db: bool = False,
 ) -> Search:
     """Run a search to its end.
 
@@ -246,13 +259,14 @@ def search(
         trials: Finished trials, instead of the space's.
         timeout: No trial starts after it: ``8h``, ``90m``, ``30s``.
         budget: Time for everything, confirmation included: ``8h``, or ``80 gpu-hours``.
-        resume: Whether to resume the search in the directory.
+        resume: Whether to resume the search in the directory; ``auto``: where there is one.
         confirm: Whether to run the confirmation that the space asks for; ``Search.confirm``
             does the same later.
         name: Name of the search, instead of the space's.
         overrides: Changes to the space, ``key=value`` with dotted keys: ``trainer.epochs=5``.
         tracking_uri: Of an MLflow server; None: sqlite in the directory.
         address: Of a running Ray cluster; None: this machine.
+        upgrade_tracking_db: Whether to migrate a database of an earlier MLflow.
 
     Returns:
         The search; its ``best`` is None if its time was up before a trial was complete.
@@ -265,11 +279,19 @@ def search(
     from okddip_search.run import run_search
 
     place = None if out is None else Path(out)
-    limits: dict[str, Any] = {"trials": trials, "timeout": timeout, "budget": budget}
-    spec, directory = new_search(Path(space), overrides, **limits, name=name, out=place)
-    if resume:
-        spec = resumed_search(directory, overrides, **limits, asked=spec, say=echo)
-    request = Request(spec, directory, resume, gpus, tracking_uri, address, _command())
+    spec, directory, is_resumed = requested_search(
+        Path(space),
+        overrides,
+        resume=resume,
+        trials=trials,
+        timeout=timeout,
+        budget=budget,
+        name=name,
+        out=place,
+        say=echo,
+    )
+    where = (gpus, tracking_uri, address, _command(), upgrade_tracking_db)
+    request = Request(spec, directory, is_resumed, *where)
     _run(lambda: run_search(request, then_confirm=confirm), directory)
     return Search(directory)
 

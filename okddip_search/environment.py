@@ -13,7 +13,6 @@ SETTINGS = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a trial without a GPU sees none
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # we stop cleanly ourselves
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 """Ray and MLflow read these when they are first imported, in the driver and in its workers."""

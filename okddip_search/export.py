@@ -1,5 +1,6 @@
 """Exports the winner: the best configuration and the leader's weights, in several formats."""
 
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -152,7 +153,9 @@ def _continued_since(directory: Path) -> str:
     return ""
 
 
-def export(directory: Path, form: str, output: Path | None) -> tuple[Path, str]:
+def export(
+    directory: Path, form: str, output: Path | None, *, force: bool = False
+) -> tuple[Path, str]:
     """Copy or convert the winner of a search.
 
     Args:
@@ -160,23 +163,28 @@ def export(directory: Path, form: str, output: Path | None) -> tuple[Path, str]:
         form: One of ``FORMATS``: ``yaml`` (the configuration), ``weights`` (a directory with
             safetensors and JSON), ``pt2`` (``torch.export`` archive), ``onnx``.
         output: Path to write; None: the format's usual name in the working directory.
+        force: Whether to overwrite what is there.
 
     Returns:
         The path that was written, and a description of the result.
 
     Raises:
-        UserError: There is no winner yet, or the extra for the format is missing.
+        UserError: There is no winner yet, the extra for the format is missing, or there is
+            something at the path.
     """
     winner = winner_of(directory)
     _require_whole(winner)
     target = output or Path(_DEFAULT_OUTPUT[form])
+    own = {"yaml": winner.directory / BEST, "weights": winner.leader}.get(form)
+    if own is not None and target.resolve() == own.resolve():
+        return target, winner.description
+    if not force and os.path.lexists(target):
+        raise UserError(f"{target} is there already", "Choose another --output, or add --force.")
     target.parent.mkdir(parents=True, exist_ok=True)
     if form == "yaml":
-        if target.resolve() != (winner.directory / BEST).resolve():
-            shutil.copyfile(winner.directory / BEST, target)
+        shutil.copyfile(winner.directory / BEST, target)
     elif form == "weights":
-        if target.resolve() != winner.leader.resolve():
-            shutil.copytree(winner.leader, target, dirs_exist_ok=True)
+        shutil.copytree(winner.leader, target, dirs_exist_ok=True)
     else:
         _convert(winner.leader, form, target)
     return target, winner.description

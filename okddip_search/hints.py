@@ -19,7 +19,8 @@ def to_see(page: Path) -> str:
     if here := _ssh():
         options, place = here
         port = f"-P {options} " if options else ""
-        return f"scp {port}{place}:{shlex.quote(str(page.absolute()))} .   (to see it over there)"
+        copy = f"scp {port}{place}:{shlex.quote(str(page.absolute()))} ."
+        return f"on your own machine:  {copy}"
     if opener := _opener():
         return f"{opener} {shlex.quote(str(page))}"
     return page.absolute().as_uri()

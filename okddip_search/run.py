@@ -13,12 +13,14 @@ from okddip_search.driver.summary import print_result
 from okddip_search.driver.work import SearchAgenda
 from okddip_search.errors import UserError
 from okddip_search.export import BestKeeper, keep_best
-from okddip_search.layout import BEST, JOURNAL, LEADER, require_search
+from okddip_search.layout import BEST, LEADER
 from okddip_search.report.page import try_report
 from okddip_search.study.events import Listener, TrialEnd
 from okddip_search.study.sessions import Status
 from okddip_search.study.study import open_study, require_same_images
 from okddip_search.study.trials import IDENTITY, SHARE, best_end, state_of, trials_in
+from okddip_search.study.warm_start import start_warm, warm_configurations
+from okddip_search.terminal import echo
 
 
 def run_search(request: Request, *, then_confirm: bool) -> int:
@@ -34,7 +36,8 @@ def run_search(request: Request, *, then_confirm: bool) -> int:
     Raises:
         UserError: The request cannot be carried out here.
     """
-    _require_fresh_or_resumed(request)
+    if not request.resume:
+        warm_configurations(request.spec, echo)  # reports a mistake before anything starts
     if then_confirm and request.spec.confirm is not None:
         require_possible(request.spec, request.directory, ConfirmOptions())
     resume_command = f"okddip-search --resume --out {shlex.quote(str(request.directory))}"
@@ -51,6 +54,7 @@ def run_search(request: Request, *, then_confirm: bool) -> int:
 def _search(session: Session, then_confirm: bool) -> int:
     spec, budget = session.spec, session.budget
     study = open_study(session.directory, spec)
+    start_warm(study, spec)
     require_same_images(study, session.data.fingerprint)
     allocation = session.allocation
     study.set_user_attr(
@@ -111,13 +115,3 @@ def _keep(session: Session, best: TrialEnd) -> None:
         keep_best(session.directory, best, session.spec.objective.words)
     except (OSError, ValueError, KeyError, UserError) as error:
         session.say(f"{BEST} and {LEADER}/ could not be written: {error}")
-
-
-def _require_fresh_or_resumed(request: Request) -> None:
-    if request.resume:
-        require_search(request.directory, "Leave --resume out to start one.")
-    elif (request.directory / JOURNAL).exists():
-        raise UserError(
-            f"{request.directory} holds a search already",
-            "Add --resume to continue it, or choose another --name or --out.",
-        )

@@ -5,6 +5,7 @@ from pathlib import Path
 import optuna
 
 from okddip_search.algorithms.screen import rung_of
+from okddip_search.cli.checks import describe_tracking, require_folder, require_room
 from okddip_search.cli.disk import estimate_disk
 from okddip_search.cli.pace import BudgetPlan, first_judged
 from okddip_search.cluster.resources import allocate, this_machine
@@ -12,23 +13,36 @@ from okddip_search.driver.autotune import left_to_timing, load_speed
 from okddip_search.driver.budget import most_runs
 from okddip_search.formatting import duration, params_text
 from okddip_search.layout import BEST, DATA, JOURNAL, PAGE, SESSIONS, SPEC, SPEED
-from okddip_search.masking import masked
 from okddip_search.space.model import SearchSpec
 from okddip_search.space.settings import ConfirmSettings
+from okddip_search.study.warm_start import warm_configurations
 from okddip_search.terminal import echo
-from okddip_search.tracking.store import store_uri
 
 SAMPLES = 3
 
 
 def explain_search(
-    spec: SearchSpec, directory: Path, *, gpus: int | None, tracking_uri: str | None
+    spec: SearchSpec,
+    directory: Path,
+    *,
+    is_resumed: bool,
+    gpus: int | None,
+    tracking_uri: str | None,
+    upgrade_tracking_db: bool,
 ) -> None:
     """Print the resolved space, the budget, each trial's resources and the files to be written.
 
     Raises:
         UserError: The search cannot run here as asked.
     """
+    require_folder(directory)
+    tracking = describe_tracking(
+        directory,
+        tracking_uri,
+        is_resumed=is_resumed,
+        upgrade=upgrade_tracking_db,
+        say=lambda line: echo(line, err=True),
+    )
     allocation = allocate(spec.resources, [this_machine(gpus)], asked_gpus=gpus)
     study = spec.study
     echo(spec.to_yaml())
@@ -43,8 +57,10 @@ def explain_search(
     echo(allocation.words)
     echo(_timing(spec, directory))
     echo("\n# First trials")
-    for number, params in enumerate(first_params(spec)):
-        source = "enqueued" if number < len(spec.enqueue) else study.proposer.type
+    warm = warm_configurations(spec, echo)
+    tried = spec.model_copy(update={"enqueue": (*spec.enqueue, *warm)})
+    for number, params in enumerate(first_params(tried)):
+        source = "enqueued" if number < len(tried.enqueue) else study.proposer.type
         echo(f"trial {number} ({source}): {params_text(params)}")
     if spec.confirm is not None:
         echo("\n# Confirmation, after the search")
@@ -52,6 +68,8 @@ def explain_search(
     echo("\n# Disk")
     disk = estimate_disk(spec, allocation.slots, own_store=tracking_uri is None)
     echo(disk.describe() if disk else "unknown: the networks could not be counted")
+    if disk:
+        echo(require_room(directory, disk))
     echo("\n# Would write")
     for name, what in (
         (SPEC, "this space"),
@@ -70,7 +88,7 @@ def explain_search(
         ("search.log", "messages of the libraries"),
     ):
         echo(f"{directory}/{name:<16} {what}")
-    echo(f"MLflow: {masked(tracking_uri or store_uri(directory))}")
+    echo(f"MLflow: {tracking}")
 
 
 def _budget(spec: SearchSpec) -> str:

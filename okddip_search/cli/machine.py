@@ -9,9 +9,9 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from okddip_search.cluster.gpus import ask_driver
+from trainer.io.cores import available_cores, cpu_quota
 
 PACKAGES = ("torchvision", "ray", "optuna", "mlflow", "numpy", "pydantic", "onnx")
 GIB = 2**30
@@ -58,17 +58,9 @@ def _version(package: str) -> str:
 
 
 def _cores() -> str:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{usable} of {os.cpu_count()}, quota {_quota()}"
-
-
-def _quota() -> str:
-    """Return how many cores the control group (version 2) of a container grants."""
-    try:
-        granted, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return f"{int(granted) / int(period):g}"
-    except (OSError, ValueError):  # macOS, version 1, or no quota ("max")
-        return "none"
+    quota = cpu_quota()
+    granted = "none" if quota is None else f"{quota:g}"
+    return f"{available_cores()} of {os.cpu_count()}, quota {granted}"
 
 
 def _free(folder: str) -> str:

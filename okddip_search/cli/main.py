@@ -7,7 +7,6 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,8 @@ from okddip_search.export import FORMATS
 from okddip_search.export import export as run_export
 from okddip_search.hints import to_see
 from okddip_search.masking import masked
-from okddip_search.space.load import bundled_spaces, load_space, summary_of
-from okddip_search.space.model import SearchSpec
-from okddip_search.space.resolve import new_search, resumed_search
+from okddip_search.space.load import bundled_spaces, summary_of
+from okddip_search.space.resolve import requested_search, resumed_search
 from okddip_search.terminal import echo
 from trainer.__main__ import main as train
 
@@ -33,6 +31,11 @@ REMEDIES = {
     errno.EACCES: "You may not write there: change the permissions, or copy the search.",
 }
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
+upgrade_option = click.option(
+    "--upgrade-tracking-db",
+    is_flag=True,
+    help="Migrate a database that an earlier MLflow wrote; it cannot read it then.",
+)
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -46,8 +49,16 @@ DIRECTORY = click.Path(path_type=Path, file_okay=False)
 @click.option("--timeout", metavar="TIME", help="No trial starts after 8h, 90m, 30s.")
 @click.option("--name", help="Name of the search, instead of the space's.")
 @click.option("--out", type=DIRECTORY, help="Directory of the search. [default: runs/NAME]")
-@click.option("--resume", is_flag=True, help="Resume the search in the directory.")
+@click.option(
+    "--resume",
+    type=click.Choice(["yes", "auto"]),
+    is_flag=False,
+    flag_value="yes",
+    metavar="[=auto]",
+    help="Resume the search in the directory; --resume=auto: or begin one where there is none.",
+)
 @click.option("--tracking-uri", metavar="URI", help="MLflow server. [default: sqlite in --out]")
+@upgrade_option
 @click.option("--address", metavar="ADDR", help="Running Ray cluster. [default: this machine]")
 @click.option("--set", "sets", metavar="KEY=VALUE", multiple=True, help="Change the space file.")
 @click.option("--no-confirm", is_flag=True, help="Skip the confirmation of the space.")
@@ -64,8 +75,9 @@ def cli(
     timeout: str | None,
     name: str | None,
     out: Path | None,
-    resume: bool,
+    resume: str | None,
     tracking_uri: str | None,
+    upgrade_tracking_db: bool,
     address: str | None,
     sets: tuple[str, ...],
     no_confirm: bool,
@@ -85,47 +97,40 @@ def cli(
         return
     if gpus_per_trial is not None:
         sets = (*sets, f"resources.gpus_per_trial={gpus_per_trial}")
-    limits = {"trials": trials, "timeout": timeout, "budget": budget}
-    spec, directory = _resolve(space, sets, limits, name, out, resume)
+    spec, directory, is_resumed = requested_search(
+        space,
+        sets,
+        resume="auto" if resume == "auto" else resume is not None,
+        trials=trials,
+        timeout=timeout,
+        budget=budget,
+        name=name,
+        out=out,
+        say=_warn,
+    )
     if explain:
         from okddip_search.cli.explain import explain_search
 
         explained = spec.model_copy(update={"confirm": None}) if no_confirm else spec
-        explain_search(explained, directory, gpus=gpus, tracking_uri=tracking_uri)
+        explain_search(
+            explained,
+            directory,
+            is_resumed=is_resumed,
+            gpus=gpus,
+            tracking_uri=tracking_uri,
+            upgrade_tracking_db=upgrade_tracking_db,
+        )
         return
     quit_on_signals()
     from okddip_search.run import run_search
 
-    request = _request(spec, directory, resume, gpus, tracking_uri, address)
+    place = (gpus, tracking_uri, address, _command(), upgrade_tracking_db)
+    request = Request(spec, directory, is_resumed, *place)
     context.exit(run_search(request, then_confirm=not no_confirm))
 
 
-def _request(
-    spec: SearchSpec,
-    directory: Path,
-    resume: bool,
-    gpus: int | None,
-    tracking_uri: str | None,
-    address: str | None,
-) -> Request:
-    command = shlex.join(["okddip-search", *sys.argv[1:]])
-    return Request(spec, directory, resume, gpus, tracking_uri, address, command)
-
-
-def _resolve(
-    space: str | None,
-    sets: tuple[str, ...],
-    limits: Mapping[str, Any],
-    name: str | None,
-    out: Path | None,
-    resume: bool,
-) -> tuple[SearchSpec, Path]:
-    """Return space and directory; a resumed search keeps the space that it started with."""
-    if not resume:
-        return new_search(space or "digits", sets, **limits, name=name, out=out)
-    asked = load_space(space, sets, **limits, name=name) if space else None
-    directory = out or Path("runs") / (asked.name if asked else name or "digits")
-    return resumed_search(directory, sets, **limits, asked=asked, say=_warn), directory
+def _command() -> str:
+    return shlex.join(["okddip-search", *sys.argv[1:]])
 
 
 def _warn(line: str) -> None:
@@ -148,6 +153,7 @@ def _warn(line: str) -> None:
 @click.option("--anew", is_flag=True, hidden=True)
 @click.option("--gpus", type=click.IntRange(0), help="GPUs to use; 0: CPU. [default: all visible]")
 @click.option("--tracking-uri", metavar="URI", help="MLflow server. [default: the search's]")
+@upgrade_option
 @click.option("--address", metavar="ADDR", help="Running Ray cluster. [default: this machine]")
 @click.option("--set", "sets", metavar="KEY=VALUE", multiple=True, help="data.root, resources.")
 @click.pass_context
@@ -166,6 +172,7 @@ def confirm(
     anew: bool,
     gpus: int | None,
     tracking_uri: str | None,
+    upgrade_tracking_db: bool,
     address: str | None,
     sets: tuple[str, ...],
 ) -> None:
@@ -193,7 +200,8 @@ def confirm(
     from okddip_search.confirm.run import ConfirmOptions, run_confirm
 
     options = ConfirmOptions(overrides, open_test_again, retrain_on_all, restart or anew)
-    request = _request(spec, directory, True, gpus, tracking_uri, address)
+    place = (gpus, tracking_uri, address, _command(), upgrade_tracking_db)
+    request = Request(spec, directory, True, *place)
     context.exit(run_confirm(request, options))
 
 
@@ -211,12 +219,13 @@ def report(directory: Path) -> None:
 @click.argument("directory", metavar="DIR", type=DIRECTORY)
 @click.option("--output", type=click.Path(path_type=Path), help="File or folder to write.")
 @click.option("--format", "form", type=click.Choice(FORMATS), default="yaml", show_default=True)
-def export(directory: Path, output: Path | None, form: str) -> None:
+@click.option("--force", is_flag=True, help="Overwrite what is there.")
+def export(directory: Path, output: Path | None, form: str, force: bool) -> None:
     """Write out the winner of the search in DIR: the confirmed one where there is one.
 
     yaml: its configuration; weights: safetensors and JSON; pt2, onnx: the network, ready to run.
     """
-    path, words = run_export(directory, form, output)
+    path, words = run_export(directory, form, output, force=force)
     echo(f"wrote {path} ({words})")
 
 
@@ -225,24 +234,32 @@ def export(directory: Path, output: Path | None, form: str) -> None:
 @click.option("--port", type=click.IntRange(1, 65535), help="[default: 5000, or a free one]")
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--open", "open_browser", is_flag=True, help="Show it in your browser.")
+@upgrade_option
 @click.pass_context
 def ui(
-    context: click.Context, directory: Path, port: int | None, host: str, open_browser: bool
+    context: click.Context,
+    directory: Path,
+    port: int | None,
+    host: str,
+    open_browser: bool,
+    upgrade_tracking_db: bool,
 ) -> None:
     """Show the search in DIR in MLflow's user interface."""
     from okddip_search.tracking.ui import serve_ui
 
-    context.exit(serve_ui(directory, host=host, port=port, echo=echo, open_browser=open_browser))
+    options: dict[str, Any] = {"open_browser": open_browser, "upgrade": upgrade_tracking_db}
+    context.exit(serve_ui(directory, host=host, port=port, echo=echo, **options))
 
 
 @cli.command()
 @click.argument("directory", metavar="DIR", type=DIRECTORY)
 @click.option("--tracking-uri", metavar="URI", help="Instead of the search's own.")
-def sync(directory: Path, tracking_uri: str | None) -> None:
+@upgrade_option
+def sync(directory: Path, tracking_uri: str | None, upgrade_tracking_db: bool) -> None:
     """Send MLflow the parts of the search in DIR that it does not have yet."""
     from okddip_search.tracking.worker import sync as run_sync
 
-    delivered = run_sync(directory, tracking_uri, on_trouble=lambda line: echo(line, err=True))
+    delivered = run_sync(directory, tracking_uri, upgrade=upgrade_tracking_db, on_trouble=_warn)
     echo(f"delivered {delivered} records; MLflow is up to date")
 
 

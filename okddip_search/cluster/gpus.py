@@ -4,6 +4,7 @@ Only torch knows what it can use, and it takes seconds to load. So it is asked i
 own (``python -m okddip_search.cluster.gpus``), and only where something points to a GPU.
 """
 
+import itertools
 import json
 import os
 import re
@@ -55,19 +56,36 @@ def count_gpus() -> int:
     itself would say 1, but every trial is given its own.
 
     Raises:
-        UserError: The driver lists a GPU that torch cannot use.
+        UserError: The driver lists a GPU that torch cannot use, or one is named that is not there.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None and visible.strip() in ("", "-1"):
+    named = None if visible is None else named_gpus(visible)
+    if named == []:
         return 0
     listed, _ = ask_driver()
-    if not listed and not any(map(os.path.exists, DEVICES)):
-        return 0
-    view = ask_torch(visible)
-    if listed and view.reason:
-        raise _unusable(listed, view)
-    slices = sum(part.strip().startswith("MIG-") for part in (visible or "").split(","))
-    return max(view.gpus, slices) if view.gpus else 0
+    found = 0
+    if listed or any(map(os.path.exists, DEVICES)):
+        view = ask_torch(visible)
+        if listed and view.reason:
+            raise _unusable(listed, view)
+        slices = sum(name.startswith("MIG-") for name in named or ())
+        found = max(view.gpus, slices) if view.gpus else 0
+    if named and found < len(named):
+        raise UserError(
+            f"CUDA_VISIBLE_DEVICES={visible} names {len(named)} GPUs, and {found} are there",
+            "Name those that nvidia-smi -L lists, unset CUDA_VISIBLE_DEVICES, or give --gpus 0 to "
+            "run on the CPU.",
+        )
+    return found
+
+
+def named_gpus(visible: str) -> list[str]:
+    """Return the entries of CUDA_VISIBLE_DEVICES as CUDA reads it: up to the first invalid one.
+
+    An entry is a number, or begins as the UUID of a GPU or of a MIG slice; -1 is invalid.
+    """
+    entries = (entry.strip() for entry in visible.split(","))
+    return list(itertools.takewhile(re.compile(r"\d|GPU-|MIG-").match, entries))
 
 
 def ask_driver() -> tuple[list[Gpu], str]:

@@ -1,10 +1,12 @@
 """Ray, private on this machine or a cluster that is there already: up, shared out, down."""
 
 import os
+import re
 import secrets
 import shlex
 import shutil
 import signal
+import socket
 import stat
 import sys
 import tempfile
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import IO
 
 import ray
+from ray.exceptions import AuthenticationError
 
 from okddip_search.cluster.ray_private import (
     asking_nobody,
@@ -26,7 +29,7 @@ from okddip_search.cluster.ray_private import (
 )
 from okddip_search.cluster.reaper import reaped
 from okddip_search.cluster.resources import Allocation, Node, allocate, this_machine
-from okddip_search.cluster.signals import StopSwitch
+from okddip_search.cluster.signals import STOP_SIGNALS, StopSwitch
 from okddip_search.errors import UserError
 from okddip_search.space.settings import ResourceSettings
 from trainer.io.files import LockedError, exclusive_lock
@@ -35,6 +38,13 @@ PREFIX = "okddip-"
 OWNER = "owner"
 """In Ray's folder: a file that its driver holds locked as long as it lives."""
 STALE_AFTER_S = 60.0
+ANSWER_EVERY_S = 1.0
+SAID_AFTER_S = 8.0
+GIVEN_UP_AFTER_S = 60.0
+TOKEN = (
+    "Set RAY_AUTH_TOKEN here to the token of the cluster's head node: its RAY_AUTH_TOKEN, or else "
+    "the content of its ~/.ray/auth_token."
+)
 KEPT = "Everything reported so far is kept; resume with --resume, or with the same confirm command."
 ENDED = (
     "The command has ended: it was killed, or Ray's raylet died (killed, or the machine is out of "
@@ -65,10 +75,7 @@ def ray_cluster(
         UserError: More is asked for than there is, or no cluster answers.
     """
     if address:
-        try:
-            ray.init(address=address, log_to_driver=False)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UserError(f"--address {address}: {error}") from None
+        _join(address, stop)
         nodes = [
             Node(int(node["Resources"].get("CPU", 0)), int(node["Resources"].get("GPU", 0)))
             for node in ray.nodes()
@@ -100,6 +107,52 @@ def ray_cluster(
                 yield [here]
         finally:
             shut_down()
+
+
+def _join(address: str, stop: StopSwitch) -> None:
+    """Connect to a running cluster.
+
+    Raises:
+        UserError: Nobody answers, or not to this token.
+    """
+    _wait_for_answer(address, stop)
+    try:
+        ray.init(address=address, log_to_driver=False)
+    except AuthenticationError:
+        raise UserError(
+            f"--address {address}: the cluster asks for a token, and there is none here", TOKEN
+        ) from None
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"--address {address}: {error}", f"It answers: is it Ray, with this token? {TOKEN}"
+        ) from None
+
+
+def _wait_for_answer(address: str, stop: StopSwitch) -> None:
+    """Wait for somebody to listen at HOST:PORT; Ray itself would try for minutes in silence.
+
+    Raises:
+        UserError: Nobody does.
+    """
+    found = re.fullmatch(r"(.+):(\d+)", address)
+    if found is None or "//" in address:  # auto, and other addresses that Ray looks up
+        return
+    began_s, has_said = time.monotonic(), False
+    while True:
+        try:
+            socket.create_connection((found[1], int(found[2])), ANSWER_EVERY_S).close()
+            return
+        except (OSError, OverflowError) as error:
+            reason = str(error)
+        waited_s = time.monotonic() - began_s
+        if waited_s > GIVEN_UP_AFTER_S:
+            remedy = "Is the cluster up, and is this the address that ray start printed?"
+            raise UserError(f"--address {address}: nobody answers ({reason})", remedy)
+        if waited_s > SAID_AFTER_S and not has_said:
+            has_said = True
+            stop.say(f"nobody answers at {address} ({reason}); waiting for a minute")
+        time.sleep(ANSWER_EVERY_S)
+        stop.check()
 
 
 def _start_ray(short: Path, allocation: Allocation) -> None:
@@ -163,14 +216,13 @@ def new_scratch(home: Path, *, shared: bool) -> Path:
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """Keep SIGTERM and SIGHUP from the processes started meanwhile; they inherit the mask.
+    """Block the stop signals for the processes started meanwhile; they inherit the mask.
 
     Batch systems, service managers and closing terminals signal a whole process group. Ray's
     daemons would die before the driver has stopped its trials; Ray blocks only SIGINT for them.
     """
-    signals = {signal.SIGTERM, signal.SIGHUP}
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)

@@ -18,6 +18,7 @@ import ray
 from ray._private.node import Node as RayNode
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.tune import tune as ray_tune
 
 
 @contextmanager
@@ -40,6 +41,17 @@ def low_memory_survived() -> Iterator[None]:
         yield
     finally:
         RayActorManager._actor_task_failed = failed
+
+
+@contextmanager
+def tune_without_signals() -> Iterator[None]:
+    """Keep Tune from handling SIGINT and SIGUSR1, at which it ends as if all trials were done."""
+    before = ray_tune._setup_signal_catching
+    ray_tune._setup_signal_catching = threading.Event  # the event that a signal would set
+    try:
+        yield
+    finally:
+        ray_tune._setup_signal_catching = before
 
 
 LOW_MEMORY = "running low on memory"

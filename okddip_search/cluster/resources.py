@@ -1,6 +1,5 @@
 """The GPUs, cores and slots of a search, decided before anything starts."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -8,6 +7,7 @@ from typing import NamedTuple
 from okddip_search.cluster.gpus import count_gpus
 from okddip_search.errors import UserError
 from okddip_search.space.settings import ResourceSettings
+from trainer.io.cores import available_cores
 
 
 @dataclass(frozen=True)
@@ -85,11 +85,6 @@ class Allocation:
         return max(1, int(self.cpus_per_trial))
 
 
-def count_cpus() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 class Node(NamedTuple):
     """What one machine has."""
 
@@ -103,7 +98,7 @@ def this_machine(asked_gpus: int | None) -> Node:
     Raises:
         UserError: There is a GPU that torch cannot use.
     """
-    return Node(count_cpus(), 0 if asked_gpus == 0 else count_gpus())
+    return Node(available_cores(), 0 if asked_gpus == 0 else count_gpus())
 
 
 def allocate(

@@ -1,4 +1,4 @@
-"""SIGINT, SIGTERM and SIGHUP: the first one ends a session cleanly, a second one at once."""
+"""Signals that stop a session: the first one cleanly, a second one at once."""
 
 import os
 import signal
@@ -7,7 +7,14 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Protocol, Self
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOP_SIGNALS = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGUSR1,  # warnings of batch systems that the job is about to end: Slurm, Grid Engine,
+    signal.SIGUSR2,  # submitit, LSF
+    signal.SIGXCPU,
+)
 STOPPED = 130
 """Exit code of a command that a signal has stopped."""
 

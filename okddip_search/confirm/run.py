@@ -6,6 +6,7 @@ validation images. Then the sealed test set is opened, once, for the winner and 
 """
 
 import itertools
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -123,7 +124,7 @@ def _resume_command(request: Request, options: ConfirmOptions) -> str:
     """Return the command that resumes; the settings are in the plan by then."""
     flags = " --open-test-again" if options.open_test_again else ""
     flags += " --retrain-on-all" if options.retrain_on_all else ""
-    return f"okddip-search confirm {request.directory}{flags}"
+    return f"okddip-search confirm {shlex.quote(str(request.directory))}{flags}"
 
 
 def _set_aside(directory: Path) -> None:

@@ -53,9 +53,10 @@ def print_results(console: Console, found: Mapping[str, Any], directory: Path) -
     leader = found["leader"]
     final = "retrained on train + validation" if found["retrained"] else f"seed {leader['seed']}"
     console.print(
-        f"Next:  okddip-search export {shlex.quote(str(directory))} --output best.yaml   "
-        f"({found['winner']}, {final})\n"
-        f"       {to_see(directory / PAGE)}"
+        f"The winner's network: {found['winner']}, {final}\n"
+        f"Next:  okddip-search export {shlex.quote(str(directory))} --output best.yaml\n"
+        f"       {to_see(directory / PAGE)}",
+        soft_wrap=True,
     )
     if found["verdict"] is not None:
         console.print(f"Verdict: {found['verdict']['sentence']}", style="bold")

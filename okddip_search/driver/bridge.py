@@ -128,8 +128,17 @@ class StudyBridge:
 
     @property
     def _is_over(self) -> bool:
-        late = self._deadline is not None and time.monotonic() > self._deadline
-        return late or self.interrupted or bool(self.abort_reason)
+        return self.is_late or self.interrupted or bool(self.abort_reason)
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the agenda's timeout is over."""
+        return self._deadline is not None and time.monotonic() > self._deadline
+
+    def cut_short(self, reason: str) -> None:
+        """Give up a study whose trials were ended from outside; a signal has a reason already."""
+        if not self.interrupted and not self.abort_reason:
+            self.abort_reason = reason
 
     @property
     def _is_spent(self) -> bool:

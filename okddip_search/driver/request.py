@@ -18,6 +18,7 @@ class Request:
         tracking_uri: Of an MLflow server; None: sqlite in the directory.
         address: Of a running Ray cluster; None: a private one on this machine.
         command: The command line, for the record.
+        upgrade_tracking_db: Whether to migrate a database that an earlier MLflow wrote.
     """
 
     spec: SearchSpec
@@ -27,3 +28,4 @@ class Request:
     tracking_uri: str | None
     address: str | None
     command: str
+    upgrade_tracking_db: bool = False

@@ -21,7 +21,7 @@ from ray import tune
 from rich.console import Console
 
 from okddip_search.cluster.ray_cluster import new_scratch, ray_cluster
-from okddip_search.cluster.ray_private import low_memory_survived
+from okddip_search.cluster.ray_private import low_memory_survived, tune_without_signals
 from okddip_search.cluster.remote import call_in_worker
 from okddip_search.cluster.resources import Allocation, allocate, this_machine
 from okddip_search.cluster.signals import Stopped, StopSwitch
@@ -42,8 +42,9 @@ from okddip_search.study.events import Listener
 from okddip_search.study.study import sole_driver
 from okddip_search.study.trials import ends_in
 from okddip_search.terminal import noise_to, quiet_libraries
+from okddip_search.tracking.schema import require_schema
 from okddip_search.tracking.store import target_of
-from okddip_search.tracking.worker import Stage, Tracker, usual_uri
+from okddip_search.tracking.worker import Stage, Tracker, chosen_uri
 from trainer.data.base import DevelopmentData
 from trainer.io.files import write_atomically
 
@@ -145,14 +146,14 @@ class Session:
                 "gpu": config.get("gpus", allocation.gpus_per_trial),
             },
         )
-        scheduler = StudyScheduler(bridge)
+        searcher, scheduler = StudySearcher(bridge), StudyScheduler(bridge)
         scratch = new_scratch(
             home, shared=bool(self.request.address)
         )  # Tune's own records; the study is the truth
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
-                search_alg=StudySearcher(bridge),
+                search_alg=searcher,
                 scheduler=scheduler,
                 num_samples=-1,
                 reuse_actors=True,
@@ -169,8 +170,10 @@ class Session:
             ),
         )
         try:
-            with low_memory_survived():
+            with low_memory_survived(), tune_without_signals():
                 tuner.fit()
+            if not searcher.has_finished:
+                bridge.cut_short("Ray Tune ended by itself")
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
 
@@ -246,10 +249,10 @@ def open_session(
         quiet_libraries(lambda line: terminal.print(line, soft_wrap=True)),
         _stop_switch(terminal, resume_command if request.resume else "the same command") as stop,
     ):
-        uri = request.tracking_uri
-        if uri is None and request.resume:
-            uri = usual_uri(directory.resolve())
-        target_of(directory, uri)  # reports a mistake before anything starts
+        uri = chosen_uri(
+            directory.resolve(), request.tracking_uri, is_resumed=request.resume, say=stop.say
+        )
+        require_schema(target_of(directory, uri), upgrade=request.upgrade_tracking_db)
         _require_room(request)
         data = load_data(request.spec, directory, terminal)
         stop.check()

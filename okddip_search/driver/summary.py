@@ -13,6 +13,7 @@ from okddip_search.formatting import params_text, percent, points, value_text
 from okddip_search.hints import to_see
 from okddip_search.layout import PAGE
 from okddip_search.space.model import SearchSpec
+from okddip_search.space.settings import format_duration
 from okddip_search.study.trials import REASON, best_trial, paper_trial, trials_in
 
 ROWS = 20
@@ -53,21 +54,44 @@ def print_result(
         console.print(f"trial {trial.number} failed: {trial.user_attrs.get(REASON, '')}")
     if bridge.abort_reason:
         console.print(f"Given up: {bridge.abort_reason}", style="red")
+    ended = counts[TrialState.COMPLETE] + counts[TrialState.PRUNED]
+    if missing := _missing(spec, bridge, ended):
+        console.print(missing)
     best = best_trial(trials)
     if best is None:
         console.print("No trial was completed, so there is no winner.")
     else:
         _print_winner(console, spec, best, paper_trial(trials), num_validation)
     typed = shlex.quote(str(directory))
-    if bridge.interrupted:
-        console.print(f"Stopped. Resume with:  okddip-search --resume --out {typed}")
+    if bridge.interrupted or bridge.abort_reason:
+        stopped = "Stopped. " if bridge.interrupted else ""
+        console.print(
+            f"{stopped}Resume with:  okddip-search --resume --out {typed}", soft_wrap=True
+        )
     elif best is not None and with_next_steps:
         console.print(
             f"Next:  okddip-search ui {typed}\n"
             f"       okddip-search export {typed} --output best.yaml\n"
-            f"       okddip-search confirm {typed}   (is the winner real?)\n"
-            f"       {to_see(directory / PAGE)}"
+            f"       okddip-search confirm {typed}\n"
+            f"       {to_see(directory / PAGE)}",
+            soft_wrap=True,
         )
+
+
+def _missing(spec: SearchSpec, bridge: StudyBridge, ended: int) -> str:
+    """Say how many trials the search ended without, and why; nothing if it has them all."""
+    study = spec.study
+    if study.budget is not None or ended >= study.trials:
+        return ""
+    if bridge.interrupted:
+        reason = "a signal stopped it"
+    elif bridge.abort_reason:
+        reason = "it was given up"
+    elif bridge.is_late and study.timeout is not None:
+        reason = f"the timeout of {format_duration(study.timeout)} was over"
+    else:
+        reason = "every configuration of the space has been tried"
+    return f"{study.trials - ended} of {study.trials} trials are missing: {reason}"
 
 
 def _table(trials: list[FrozenTrial], spec: SearchSpec) -> Table:

@@ -21,10 +21,15 @@ logger = logging.getLogger(__name__)
 
 
 class StudySearcher(NotPickled, Searcher):  # type: ignore[misc]
-    """Forwards Tune's requests for a next trial."""
+    """Forwards Tune's requests for a next trial.
+
+    Attributes:
+        has_finished: Whether Tune was told that there are no more trials.
+    """
 
     def __init__(self, bridge: StudyBridge) -> None:
         super().__init__(metric=None, mode=None)
+        self.has_finished = False
         self._bridge = bridge
         self._numbers: dict[str, int] = {}
 
@@ -32,7 +37,8 @@ class StudySearcher(NotPickled, Searcher):  # type: ignore[misc]
         """Return a trial for the worker, None to wait, or ``FINISHED`` if there are no more."""
         entry = self._bridge.next_trial()
         if entry is None:
-            return Searcher.FINISHED if self._bridge.done else None
+            self.has_finished = self._bridge.done
+            return Searcher.FINISHED if self.has_finished else None
         self._numbers[trial_id] = entry.trial.number
         return {
             "number": entry.trial.number,

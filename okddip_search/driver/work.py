@@ -6,12 +6,15 @@ restarts, failures) is the same for a search and for its confirmation.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import BaseTrial, TrialState
 
+from okddip_search.algorithms.choice import Choice
+from okddip_search.algorithms.points import untried
 from okddip_search.algorithms.screen import Screening
 from okddip_search.algorithms.seeds import sampler_seed
 from okddip_search.driver.budget import Budget
@@ -113,7 +116,13 @@ class SearchAgenda:
         if searcher is None:
             return None
         window = NOISY_EPOCHS if self.objective.reduce == "last" else 1
-        return Screening(self.spec.max_epochs, searcher.sampler, self.spec.study.seed, window)
+        # Where each of few configurations is trained, a model has nothing to propose.
+        sampler = searcher.sampler if self._points is None else Choice(type="random")
+        return Screening(self.spec.max_epochs, sampler, self.spec.study.seed, window)
+
+    @cached_property
+    def _points(self) -> list[dict[str, Any]] | None:
+        return self.spec.points()
 
     def epochs_left(self) -> float | None:
         """Return what the budget has room for; None where it is counted in trials."""
@@ -144,12 +153,16 @@ class SearchAgenda:
     def is_spent(self, study: Study, pending: int) -> bool:
         """Compare complete and pruned trials with the budget; failed ones do not count.
 
-        With a budget of time: return whether no whole run fits any more.
+        With a budget of time: return whether no whole run fits any more. A space with few
+        configurations is spent when each has been tried.
         """
+        trials = study.get_trials(deepcopy=False)
+        if self._points is not None and not untried(self._points, trials):
+            return not any(trial.state is TrialState.WAITING for trial in trials)
         if self.budget is not None:
             return self.budget.epochs_left < self.spec.max_epochs
-        ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-        return len(ended) + pending >= self.spec.study.trials
+        ended = sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials)
+        return ended + pending >= self.spec.study.trials
 
 
 CONTENDER, SEED = "contender", "seed"

@@ -1,6 +1,5 @@
 """The baselines' configurations and spaces, derived from those of a search."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,8 +49,7 @@ def baseline_spec(spec: SearchSpec, method: str) -> SearchSpec:
     """Return the search's space for one method: the same ranges, budget and seed.
 
     Sampled fields that the method does not read are left out, and so is what applies only with
-    other values of a field that is fixed now. A space with fewer points than trials has no more
-    trials than points.
+    other values of a field that is fixed now. There are no more trials than configurations.
     """
     fields = TrainConfig.model_fields
     unread = {"method"} | {name for name in fields if method not in readers_of(name)}
@@ -65,9 +63,6 @@ def baseline_spec(spec: SearchSpec, method: str) -> SearchSpec:
             search[name] = dimension.model_copy(update={"when": when})
     first = [{k: v for k, v in entry.items() if k in search} for entry in spec.enqueue[:1]]
     enqueue = tuple(entry for entry in first if entry)
-    sizes = [dimension.count() for dimension in search.values()]
-    points = math.prod(size for size in sizes if size is not None)
-    most = spec.study.trials if None in sizes else points + len(enqueue) * bool(search)
-    study = spec.study.model_copy(update={"trials": min(spec.study.trials, most)})
-    changes = {"trainer": trainer, "search": search, "enqueue": enqueue, "study": study}
-    return spec.model_copy(update={**changes, "name": f"{spec.name}-{method}", "confirm": None})
+    changes = {"trainer": trainer, "search": search, "enqueue": enqueue}
+    own = spec.model_copy(update={**changes, "name": f"{spec.name}-{method}", "confirm": None})
+    return own.within_points()

@@ -2,11 +2,14 @@
 
 from okddip_search.space.baselines import baseline_config, baseline_spec
 from okddip_search.space.document import Document
+from okddip_search.space.foreign import respelled
 from okddip_search.space.model import FORMAT, SearchSpec
-from okddip_search.space.settings import OVERRULED
-from trainer.config.strict import ConfigError
-from trainer.config.train import unread, unread_fields
+from okddip_search.space.settings import OVERRULED, ResourceSettings, StudySettings
+from trainer.config.strict import ConfigError, StrictModel
+from trainer.config.synonyms import meant_by
+from trainer.config.train import TrainConfig, unread, unread_fields
 from trainer.io.text import truncate
+from trainer.io.yaml import KeyPath
 from trainer.registry import readers_of
 
 
@@ -30,7 +33,8 @@ def check_space(document: Document, *, is_saved: bool = False) -> SearchSpec:
         for path, text in error.problems:
             is_missing = len(path) == 1 and path[0] not in values
             text = f"the section '{path[0]}' is missing" if is_missing else text
-            document.complain(() if is_missing else path, text)
+            document.complain(() if is_missing else path, text + _study_hint(path, text))
+        _respell(document)
     document.check()
     _check_apart(document, spec)
     if not is_saved:
@@ -40,6 +44,33 @@ def check_space(document: Document, *, is_saved: bool = False) -> SearchSpec:
     _check_whole(document, spec)
     document.check()
     return spec
+
+
+def _study_hint(path: KeyPath, text: str) -> str:
+    """Return a hint for a field of ``study`` or ``resources`` that stands as a section."""
+    if text != "unknown section":
+        return ""
+    models: dict[str, type[StrictModel]]
+    models = {"study": StudySettings, "resources": ResourceSettings}
+    places = [
+        f"{section}.{name}"
+        for section, model in models.items()
+        for name in meant_by(str(path[0]))
+        if name in model.model_fields
+    ]
+    return f" (did you mean '{places[0]}'?)" if places else ""
+
+
+def _respell(document: Document) -> None:
+    """Write the parameters of another tool's file as they are written here."""
+    for section, fields in document.values.items():
+        if section == "search" or "search" not in meant_by(section) or not isinstance(fields, dict):
+            continue
+        for word, raw in fields.items():
+            name = next((name for name in meant_by(word) if name in TrainConfig.model_fields), word)
+            if right := respelled(name, raw):
+                place = right if right.startswith("trainer:") else f"search: {{{name}: {right}}}"
+                document.complain((section, word), f"write it as {place}")
 
 
 def _check_format(document: Document) -> None:

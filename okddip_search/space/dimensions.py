@@ -1,8 +1,9 @@
 """The searched parameters: what each may be, and when it applies."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
+from itertools import islice
 from typing import Annotated, Any, Literal, Self
 
 from optuna.trial import BaseTrial
@@ -42,6 +43,14 @@ class _Dimension(StrictModel):
     def is_active(self, chosen: Mapping[str, Any]) -> bool:
         """Say whether the parameter applies, given the values chosen so far."""
         return all(name in chosen and chosen[name] in wanted for name, wanted in self.when.items())
+
+    def count(self) -> int | None:
+        """Return the number of values; None: endless."""
+        raise NotImplementedError
+
+    def values(self) -> Sequence[Any]:
+        """Return all values, where there is a number of them."""
+        raise NotImplementedError
 
 
 class _Interval(_Dimension):
@@ -215,6 +224,36 @@ class CategoricalDimension(_Dimension):
     def suggest(self, name: str, trial: BaseTrial) -> Any:
         """Ask a trial for a value."""
         return trial.suggest_categorical(name, self.choices)
+
+
+def points_of(
+    search: Mapping[str, "_Dimension"], fixed: Mapping[str, Any], most: int
+) -> list[dict[str, Any]] | None:
+    """Return all configurations of a space; None: there are more, or endlessly many.
+
+    Args:
+        search: Its dimensions, each behind those that it depends on.
+        fixed: Values of other fields.
+        most: How many there may be.
+    """
+    if any(dimension.count() is None for dimension in search.values()):
+        return None
+    found = list(islice(_points(list(search.items()), dict(fixed), {}), most + 1))
+    return found if len(found) <= most else None
+
+
+def _points(
+    left: Sequence[tuple[str, "_Dimension"]], fixed: Mapping[str, Any], chosen: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    if not left:
+        yield chosen
+        return
+    (name, dimension), *others = left
+    if not dimension.is_active({**fixed, **chosen}):
+        yield from _points(others, fixed, chosen)
+        return
+    for value in dimension.values():
+        yield from _points(others, fixed, {**chosen, name: value})
 
 
 KINDS = ("float", "int", "categorical")

@@ -5,6 +5,7 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from okddip_search.space.dimensions import Dimension
+from okddip_search.space.foreign import respelled
 from trainer.config.strict import ConfigError, nearest
 from trainer.config.train import TrainConfig
 from trainer.io.yaml import KeyPath
@@ -36,6 +37,21 @@ def fixed_problems(fixed: Mapping[str, Any]) -> list[Problem]:
         TrainConfig(**{k: v for k, v in fixed.items() if k not in never})
     except ConfigError as error:
         problems += error.problems
+    return problems
+
+
+def spelling_problems(search: Mapping[str, Any]) -> list[Problem]:
+    """Say how ranges that are written as in another tool are written here.
+
+    Names are looked at as well, so that such a space is mended in one round.
+    """
+    right = {name: respelled(name, raw) for name, raw in search.items()}
+    if not any(right.values()):
+        return []
+    problems: list[Problem] = []
+    for name, text in right.items():
+        hints = [_name_problem(name), f"write it as {text}" if text else ""]
+        problems += [((name,), "; ".join(filter(None, hints)))] if any(hints) else []
     return problems
 
 

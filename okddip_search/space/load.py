@@ -15,11 +15,12 @@ from okddip_search.layout import SPEC
 from okddip_search.space.check import check_space
 from okddip_search.space.document import Document
 from okddip_search.space.model import SearchSpec
+from okddip_search.space.overrides import read_value
 from okddip_search.space.settings import RENAMED
 from trainer.config.strict import nearest
 from trainer.config.train import RENAMED_EXECUTORS
 from trainer.io.text import is_plain, truncate
-from trainer.io.yaml import KeyPath, YamlError, parse_yaml
+from trainer.io.yaml import KeyPath
 
 logger = logging.getLogger(__name__)  # without a handler, a warning is a line on stderr
 
@@ -150,13 +151,11 @@ def _apply(document: Document, text: str) -> None:
             f"--set {truncate(text)}: expected key=value, for instance trainer.epochs=5"
         )
     try:
-        parsed = parse_yaml(value)
-    except YamlError as error:
-        raise UserError(f"{label}: {error.text}") from None
-    if parsed.problems:
-        raise UserError(f"{label}: {parsed.problems[0][1]}")
+        read = read_value(path, value)
+    except ValueError as error:
+        raise UserError(f"{label}: {error}") from None
     _expand_shorthand(document, path)
-    document.override(path, parsed.values, label)
+    document.override(path, read, label)
 
 
 def _expand_shorthand(document: Document, path: KeyPath) -> None:

@@ -8,18 +8,26 @@ from typing import Any, ClassVar
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.trial import BaseTrial, FixedTrial
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from okddip_search.algorithms.points import EachPoint
 from okddip_search.algorithms.pruners import make_pruner
 from okddip_search.algorithms.samplers import make_sampler
 from okddip_search.algorithms.seeds import trial_seed
-from okddip_search.space.dimensions import Dimension
-from okddip_search.space.fields import enqueued, fixed_problems, ordered, search_problems
+from okddip_search.space.dimensions import Dimension, points_of
+from okddip_search.space.fields import (
+    enqueued,
+    fixed_problems,
+    ordered,
+    search_problems,
+    spelling_problems,
+)
 from okddip_search.space.settings import (
     ConfirmSettings,
     ObjectiveSettings,
     ResourceSettings,
     StudySettings,
+    WarmStart,
 )
 from trainer.config.data import DataConfig
 from trainer.config.strict import ConfigError, StrictModel
@@ -33,6 +41,8 @@ FORMAT = 2
 """
 _SIZES = {"num_peers", "width", "batch_size"}  # fields that a run's memory grows with
 MAX_GRID_POINTS = 100_000  # Optuna holds all of them in memory
+MOST_POINTS = 10_000
+"""With more configurations than that, some may be trained twice."""
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
@@ -50,6 +60,9 @@ class SearchSpec(StrictModel):
     search: dict[str, Dimension] = Field(description="sampled fields of a run")
     enqueue: tuple[dict[str, Any], ...] = Field(
         (), description="configurations tried first: values of sampled fields, the rest is sampled"
+    )
+    warm_start: tuple[WarmStart, ...] = Field(
+        (), description="sources of configurations; written into enqueue, as {from: PATH, top: 5}"
     )
     objective: ObjectiveSettings = Field(
         default_factory=ObjectiveSettings, description="what is maximised"
@@ -87,6 +100,34 @@ class SearchSpec(StrictModel):
         if info.field_name == "confirm" and value is False:
             return None
         return {} if value is None else value  # a section with nothing below it
+
+    @field_validator("search", mode="before")
+    @classmethod
+    def _is_spelt_as_here(cls, search: Any) -> Any:
+        if isinstance(search, Mapping) and (problems := spelling_problems(search)):
+            raise ConfigError(problems)
+        return search
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sources_apart(cls, values: Any) -> Any:
+        """Move sources of configurations out of ``enqueue``."""
+        raw = values.get("enqueue")
+        found: list[WarmStart] = []
+        entries: list[Any] = []
+        for index, item in enumerate(raw if isinstance(raw, list) else [raw]):
+            try:
+                source = WarmStart.parse(item)
+            except ConfigError as error:
+                place = ("enqueue", index) if isinstance(raw, list) else ("enqueue",)
+                raise ConfigError([((*place, *p), text) for p, text in error.problems]) from None
+            if source is None:
+                entries.append(item)
+            else:
+                found.append(source)
+        if not found:
+            return values
+        return {**values, "enqueue": entries, "warm_start": tuple(found)}
 
     @field_validator("trainer")
     @classmethod
@@ -194,13 +235,27 @@ class SearchSpec(StrictModel):
         Raises:
             ValueError: Arguments that Optuna refuses, or a space that has no grid.
         """
-        return make_sampler(
+        sampler = make_sampler(
             self.study.proposer,
             self.study.seed,
             trial_number,
             has_conditions=self.has_conditions,
             grid=self.grid,
         )
+        points = self.points()
+        return EachPoint(points, self.study.seed, sampler) if points else sampler
+
+    def points(self) -> list[dict[str, Any]] | None:
+        """Return all configurations, if there are no more of them than trials; else None."""
+        most = min(self.study.trials, MOST_POINTS)
+        return points_of(self.search, self.fixed, most)
+
+    def within_points(self) -> "SearchSpec":
+        """Return the space with no more trials than it has different configurations."""
+        points = self.points()
+        trials = self.study.trials if points is None else len(points)
+        study = self.study.model_copy(update={"trials": trials})
+        return self.model_copy(update={"study": study})
 
     def make_pruner(self) -> BasePruner:
         """Build the study's pruner.
@@ -226,9 +281,6 @@ class SearchSpec(StrictModel):
         points = math.prod(size for size in sizes.values() if size is not None)
         if points > MAX_GRID_POINTS:
             raise ValueError(f"a grid of {points:,} points is more than {MAX_GRID_POINTS:,}")
-        if self.study.trials > points + len(self.enqueue):
-            most = f"{points} points and {len(self.enqueue)} enqueued configurations"
-            raise ValueError(f"the grid has {most}: fewer than study.trials, {self.study.trials}")
         return {name: list(dimension.values()) for name, dimension in self.search.items()}
 
     def to_yaml(self) -> str:
@@ -247,4 +299,6 @@ class SearchSpec(StrictModel):
         confirm = self.confirm.model_dump(mode="json") if self.confirm else False
         plain = self.model_dump(mode="json")
         study = {k: v for k, v in plain["study"].items() if k not in self.study.overruled}
-        return {"format": FORMAT, **plain, "search": search, "study": study, "confirm": confirm}
+        enqueue = [*plain["enqueue"], *plain.pop("warm_start")]
+        parts = {"search": search, "study": study, "enqueue": enqueue, "confirm": confirm}
+        return {"format": FORMAT, **plain, **parts}

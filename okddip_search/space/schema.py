@@ -34,7 +34,14 @@ def space_schema() -> dict[str, Any]:
     values = {name: {"description": run[name]["description"]} for name in searched}
     sections["trainer"] |= _fields(fixed)
     sections["search"] |= _fields(searched) | {"minProperties": 1}
-    sections["enqueue"]["items"] = {"type": "object", "minProperties": 1} | _fields(values)
+    del sections["warm_start"]  # a part of enqueue
+    source = _source(defs.pop("WarmStart"))
+    listed = {"type": "object", "minProperties": 1} | _fields(values)
+    sections["enqueue"]["items"] = {"anyOf": [listed, *source]}
+    sections["enqueue"] = {
+        "anyOf": [sections["enqueue"], *source],
+        "description": sections["enqueue"].pop("description"),
+    }
     sections["machine"]["readOnly"] = True
     sections["format"] = {"const": FORMAT, "description": "of a saved space"}
     for name in set(sections) - {"name", "search", "format"}:
@@ -47,6 +54,13 @@ def space_schema() -> dict[str, Any]:
         "title": "A space of okddip-search",
     }
     return {**space, **header, "$defs": defs}
+
+
+def _source(model: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the two forms of a source of configurations: a path, and a mapping with ``from``."""
+    fields = dict(model["properties"])
+    mapping = _fields({"from": fields.pop("path"), **fields}) | {"required": ["from"]}
+    return [{"type": "string"}, {"type": "object", **mapping}]
 
 
 def _fields(properties: dict[str, Any]) -> dict[str, Any]:

@@ -220,6 +220,37 @@ class StudySettings(StrictModel):
         return None if timeout is None else format_duration(timeout)
 
 
+class WarmStart(StrictModel):
+    """Configurations of earlier searches that are tried first; ``{from: PATH, top: 5}``."""
+
+    path: str = Field(description="best.yaml, search directory, journal or storage of Optuna")
+    top: Count = Field(1, description="best trials to take")
+    study: str | None = Field(None, description="name of the study, where a storage has several")
+
+    @classmethod
+    def parse(cls, value: Any) -> Self | None:
+        """Read a path or a mapping with ``from``; None for anything else.
+
+        Raises:
+            ConfigError: Its fields are wrong.
+        """
+        if isinstance(value, str):
+            return cls(path=value)
+        if not isinstance(value, dict) or "from" not in value:
+            return None
+        try:
+            return cls(path=value["from"], **{k: v for k, v in value.items() if k != "from"})
+        except ConfigError as error:
+            at = [(("from",) if path == ("path",) else path, text) for path, text in error.problems]
+            raise ConfigError(at) from None
+
+    @model_serializer
+    def to_plain(self) -> dict[str, Any]:
+        """Return the YAML form."""
+        study = {"study": self.study} if self.study else {}
+        return {"from": self.path, "top": self.top, **study}
+
+
 RENAMED = {"rivals": "baselines"}
 """Fields of ``confirm`` by the names that they had before version 0.2."""
 

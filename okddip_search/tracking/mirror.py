@@ -18,6 +18,7 @@ from typing import Any
 from okddip_search.masking import masked
 from okddip_search.tracking.desired import PARENT, Desired, Point, Run, Upload, log
 from okddip_search.tracking.model import log_leader
+from okddip_search.tracking.schema import require_schema
 from okddip_search.tracking.store import Target, artifact_uri, relocate
 from okddip_search.tracking.view import BEST_ACCURACY
 
@@ -146,6 +147,7 @@ class Mirror:
             # Not in the address, which mlflow quotes in its errors and logs.
             os.environ["MLFLOW_TRACKING_USERNAME"] = self._target.username
             os.environ["MLFLOW_TRACKING_PASSWORD"] = self._target.password
+        require_schema(self._target)
         if self._target.is_local:
             relocate(self._dir)
         from mlflow import MlflowClient

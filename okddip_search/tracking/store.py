@@ -4,16 +4,21 @@ Nothing here imports mlflow: a sqlite store is read and repaired with the standa
 """
 
 import contextlib
+import re
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import entry_points, version
 from pathlib import Path
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit, urlunsplit
 
 from okddip_search.errors import UserError
 from okddip_search.layout import ARTIFACTS, DATABASE, TRACKING_LOCK
 from okddip_search.masking import masked
 from trainer.io.files import LockedError, exclusive_lock
+
+SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
+PLUGINS = "mlflow.tracking_store"
 
 # Every column of MLflow's schema that holds an absolute artifact address.
 _ADDRESS_COLUMNS = (
@@ -42,14 +47,28 @@ class Target:
     password: str = ""
 
     @property
+    def shown(self) -> str:
+        """Its address as it may be shown to the user."""
+        return masked(self.uri)
+
+    @property
     def is_local(self) -> bool:
         """Whether it is the search directory's own sqlite store."""
         return self.key == "local"
 
 
 def store_uri(search_dir: Path) -> str:
-    """Return the address of the sqlite store inside a search directory."""
-    return f"sqlite:///{(search_dir / DATABASE).absolute()}"
+    """Return the address of the sqlite store inside a search directory.
+
+    SQLAlchemy 2.1 unquotes the path in an address; earlier versions take it literally, up to a
+    question mark, so that a path with one has to be quoted for sqlite itself.
+    """
+    path = str((search_dir / DATABASE).absolute())
+    if not {"%", "?"} & set(path):
+        return f"sqlite:///{path}"
+    if tuple(map(int, version("sqlalchemy").split(".")[:2])) >= (2, 1):
+        return f"sqlite:///{quote(path)}"
+    return f"sqlite:///file:{quote(path)}?uri=true" if "?" in path else f"sqlite:///{path}"
 
 
 def artifact_uri(search_dir: Path) -> str:
@@ -71,6 +90,8 @@ def target_of(search_dir: Path, tracking_uri: str | None) -> Target:
         parts = urlsplit(uri)
     except ValueError as error:
         raise UserError(f"--tracking-uri {masked(uri)}: {error}") from None
+    if problem := _problem(uri, parts):
+        raise UserError(f"--tracking-uri {masked(uri)}: {problem[0]}", problem[1])
     if parts.scheme not in ("http", "https"):
         return Target(uri, masked(uri))
     if "@" in parts.path + parts.query + parts.fragment:
@@ -82,6 +103,35 @@ def target_of(search_dir: Path, tracking_uri: str | None) -> Target:
     username, _, password = login.partition(":")
     bare = urlunsplit(parts._replace(netloc=host))
     return Target(bare, masked(uri), unquote(username), unquote(password))
+
+
+def _problem(text: str, parts: SplitResult) -> tuple[str, str] | None:
+    """Return why a text is no address of a store, and the spelling that works."""
+    scheme = parts.scheme.partition("+")[0]
+    if scheme in ("http", "https") and not parts.hostname:
+        return "it names no host", f"Write {scheme}://HOST:PORT."
+    if scheme == "sqlite" and not text.startswith(f"{parts.scheme}:///"):
+        path = text.removeprefix(f"{parts.scheme}:").lstrip("/")
+        return "three slashes come before a path", f"Write {_sqlite_uri(path)}"
+    if scheme in (*SCHEMES, *(plugin.name for plugin in entry_points(group=PLUGINS))):
+        return None
+    if text == "databricks":
+        return None
+    if host := re.match(r"([\w.-]*)(:\d+(?:/.*)?)$", text):
+        return "the scheme is missing", f"Write http://{host[1] or 'localhost'}{host[2]}"
+    if scheme == "file":
+        path = unquote(parts.path)
+        return "MLflow writes to databases and servers", f"Write {_sqlite_uri(path)}"
+    if "://" not in text:
+        return "a path is no address", f"Write {_sqlite_uri(text)}"
+    return f"{scheme} is no store of MLflow's", f"It has {', '.join(SCHEMES)}."
+
+
+def _sqlite_uri(path: str) -> str:
+    """Return the address of a database at a path: a file, or in a folder."""
+    whole = Path(path).expanduser().absolute()
+    is_file = whole.suffix in (".db", ".sqlite", ".sqlite3")
+    return f"sqlite:///{whole if is_file else whole / DATABASE}"
 
 
 @contextlib.contextmanager

@@ -17,9 +17,16 @@ from pathlib import Path
 
 from okddip_search.errors import UserError
 from okddip_search.hints import to_reach
-from okddip_search.layout import ARTIFACTS, CONFIRM, DATABASE
+from okddip_search.layout import CONFIRM, DATABASE
 from okddip_search.study.sessions import Session, read_sessions
-from okddip_search.tracking.store import find_experiment, relocate, store_uri
+from okddip_search.tracking.schema import require_schema
+from okddip_search.tracking.store import (
+    artifact_uri,
+    find_experiment,
+    relocate,
+    store_uri,
+    target_of,
+)
 from okddip_search.tracking.view import view_tag, view_url
 
 DEFAULT_PORT = 5000
@@ -35,6 +42,7 @@ def serve_ui(
     *,
     echo: Callable[[str], None] = print,
     open_browser: bool = False,
+    upgrade: bool = False,
     start_timeout_s: float = 90.0,
 ) -> int:
     """Serve a search in the browser until SIGINT, SIGTERM or SIGHUP.
@@ -47,6 +55,7 @@ def serve_ui(
         port: Port to listen on; None: 5000 if it is free, else any free one.
         echo: Receives the lines for the user.
         open_browser: Whether to show it in the user's browser.
+        upgrade: Whether to migrate a database of an earlier MLflow.
         start_timeout_s: How long the server may take to answer.
 
     Returns:
@@ -60,6 +69,7 @@ def serve_ui(
             f"{search_dir}: no {DATABASE} here",
             "give the directory of a search; one tracked elsewhere (--tracking-uri) is shown there",
         )
+    require_schema(target_of(search_dir, None), upgrade=upgrade)
     _relocate(search_dir)
     port = _choose_port(host, port)
     address = f"http://{host}:{port}"
@@ -160,7 +170,7 @@ def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
 @contextlib.contextmanager
 def _server(search_dir: Path, host: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """Run ``mlflow server`` in a process group of its own, and leave none of it behind."""
-    artifacts = str((search_dir / ARTIFACTS).absolute())
+    artifacts = artifact_uri(search_dir)
     command = [sys.executable, "-m", "mlflow", "server"]
     command += ["--backend-store-uri", store_uri(search_dir)]
     command += ["--default-artifact-root", artifacts, "--artifacts-destination", artifacts]
@@ -203,11 +213,12 @@ def _wait_until_healthy(
 ) -> bool:
     """Return whether the server answers (or the user no longer wants it to)."""
     deadline = time.monotonic() + timeout_s
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it is on this machine
     while not stop.wait(0.2):
         if server.poll() is not None or time.monotonic() > deadline:
             return False
         with contextlib.suppress(OSError):
-            with urllib.request.urlopen(f"{address}/health", timeout=2) as answer:
+            with direct.open(f"{address}/health", timeout=2) as answer:
                 if answer.status == 200:
                     return True
     return True

@@ -5,6 +5,7 @@ directory has.
 """
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -13,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from okddip_search.errors import UserError
-from okddip_search.layout import JOURNAL, SESSIONS, TRACKING
-from okddip_search.masking import MASK
+from okddip_search.layout import DATABASE, JOURNAL, SESSIONS, TRACKING
+from okddip_search.masking import MASK, masked
 from okddip_search.space.load import load_saved
 from okddip_search.space.model import SearchSpec
 from okddip_search.study.events import Listener
@@ -24,6 +25,7 @@ from okddip_search.study.study import sole_driver
 from okddip_search.tracking.desired import log, param_texts, run_key
 from okddip_search.tracking.mirror import Mirror, brief
 from okddip_search.tracking.reader import Memory, Reader, sessions_of
+from okddip_search.tracking.schema import require_schema
 from okddip_search.tracking.store import sole_deliverer, target_of
 
 _PAUSE_S = 1.0
@@ -179,6 +181,33 @@ class Tracker:
         return reading_s
 
 
+def chosen_uri(
+    search_dir: Path, asked: str | None, *, is_resumed: bool, say: Callable[[str], None]
+) -> str | None:
+    """Return the store of a search: as asked, else that of its last driver, else the environment's.
+
+    Args:
+        search_dir: The search directory.
+        asked: ``--tracking-uri``.
+        is_resumed: Whether there is a search in the directory.
+        say: Prints a line where MLFLOW_TRACKING_URI is used, or is not.
+
+    Raises:
+        UserError: The address of the last driver's store had a secret.
+    """
+    environment = os.environ.get("MLFLOW_TRACKING_URI")
+    if asked is not None or not (environment or is_resumed):
+        return asked
+    if not is_resumed or masked(environment or "") == sessions_of(search_dir)[-1].store:
+        say(f"tracked at {masked(environment or '')} (MLFLOW_TRACKING_URI)")
+        return environment
+    usual = usual_uri(search_dir)
+    if environment:
+        where = DATABASE if usual in (None, "local") else usual
+        say(f"MLFLOW_TRACKING_URI is not used: this search is tracked in {where}")
+    return usual
+
+
 def usual_uri(search_dir: Path) -> str | None:
     """Return where the last driver of a search wrote, or None if there was none.
 
@@ -199,6 +228,7 @@ def sync(
     search_dir: Path,
     tracking_uri: str | None = None,
     *,
+    upgrade: bool = False,
     on_trouble: Callable[[str], None] = lambda line: None,
 ) -> int:
     """Send MLflow what it lacks of a search that is not running.
@@ -207,6 +237,7 @@ def sync(
         search_dir: The search directory.
         tracking_uri: Where to; None: where the search's last driver wrote. A store that knows
             nothing of the search gets all of it.
+        upgrade: Whether to migrate a database of an earlier MLflow.
         on_trouble: Receives messages for the user.
 
     Returns:
@@ -222,7 +253,9 @@ def sync(
     with contextlib.suppress(UserError, OSError):  # little of a space is shown
         spec = load_saved(search_dir)
     with sole_deliverer(search_dir, timeout_s=30):
-        target = target_of(search_dir, tracking_uri or usual_uri(search_dir))
+        uri = chosen_uri(search_dir, tracking_uri, is_resumed=True, say=on_trouble)
+        target = target_of(search_dir, uri)
+        require_schema(target, upgrade=upgrade)
         with sole_driver(search_dir):
             desired = Reader(search_dir, spec).read()
         mirror = Mirror(search_dir, target, on_trouble)

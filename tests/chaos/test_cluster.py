@@ -119,6 +119,21 @@ def test_eight_trials_run_at_once(tmp_path, gpus, per_trial, trials_on_a_gpu):
     assert Counter(gpu for _, _, gpu in trials) == {str(i): trials_on_a_gpu for i in range(gpus)}
 
 
+def test_without_the_clusters_token_one_line_says_which_is_missing_where(tmp_path):
+    with cluster(0) as ray:
+        env = {k: v for k, v in ray.env.items() if not k.startswith("RAY_AUTH_TOKEN")}
+        home = {"HOME": str(tmp_path)}  # Ray looks for a token there as well
+        done = run(
+            "--space", write_space(tmp_path), "--out", "out", "--address", ray.address,
+            cwd=tmp_path, env={**env, **home},
+        )  # fmt: skip
+    assert done.returncode == 2, done.stdout + done.stderr
+    [error, remedy] = done.stderr.strip().splitlines()[-2:]
+    assert f"--address {ray.address}: the cluster asks for a token" in error
+    assert "RAY_AUTH_TOKEN" in remedy and "head node" in remedy
+    assert "Traceback" not in done.stderr
+
+
 @contextmanager
 def search(ray, folder, *options):
     """Run a search of two trials, one at a time, on the GPU of a cluster."""

@@ -35,7 +35,7 @@ def taken(directory):
 
 def explained(folder):
     """Return what ``--explain`` says about the disk, in bytes."""
-    told = run("--space", "tiny.yaml", "--out", NAME, "--explain", *OPTIONS, cwd=folder)
+    told = run("--space", "tiny.yaml", "--out", NAME, "--explain", "--resume", *OPTIONS, cwd=folder)
     number, unit = re.search(r"at most about ([\d.e+]+) (\w+),", told.stdout).groups()
     return float(number) * UNIT[unit]
 

@@ -1,6 +1,7 @@
-"""SIGINT, SIGTERM, SIGHUP in every phase: once ends cleanly, twice at once; exit code 130."""
+"""A stop signal in every phase: once ends cleanly, twice at once; exit code 130."""
 
 import os
+import random
 import re
 import signal
 import subprocess
@@ -9,11 +10,14 @@ from pathlib import Path
 
 import pytest
 from chaos_helpers import SPACE, assert_all_gone, assert_over, command_of, family, look_at, openings
-from search_helpers import COMMAND, epochs_recorded, run, start, wait_until, write_space
+from search_helpers import COMMAND, ENDED, epochs_recorded, run, start, wait_until, write_space
 
 pytestmark = pytest.mark.timeout(1800)
 NAME = "run"
 INT, TERM, HUP = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+USR1, USR2 = signal.SIGUSR1, signal.SIGUSR2
+SEED = 20261129
+LONGEST_S = 30.0
 # The process alone, as kill does; the whole group, as a terminal and batch systems do.
 ALONE, GROUP = os.kill, os.killpg
 
@@ -32,9 +36,12 @@ CASES = [
     ("training", TERM, ALONE, 1),
     ("training", HUP, GROUP, 1),
     ("training", HUP, ALONE, 2),
+    ("training", USR1, GROUP, 1),
+    ("training", USR2, GROUP, 1),
     ("confirm", INT, GROUP, 1),
     ("confirm", TERM, ALONE, 2),
     ("confirm", HUP, GROUP, 1),
+    ("confirm", USR1, GROUP, 1),
     ("test opening", INT, GROUP, 1),
     ("test opening", TERM, ALONE, 2),
 ]
@@ -111,6 +118,30 @@ def test_a_search_stopped_in_its_start_up_and_its_training_ends_with_the_full_bu
     for trial, (_, params, curve) in before.items():
         assert after[trial][1] == params
         assert curve.items() <= after[trial][2].items()
+
+
+def test_sigusr1_at_any_moment_never_ends_a_search_as_if_it_were_done(tmp_path, fault):
+    row = fault("SIGUSR1 at a random moment, ten times; then --resume=auto")
+    home, moments = tmp_path / NAME, random.Random(SEED)
+    how = ["--space", write_space(tmp_path, SPACE), "--out", NAME, "--resume=auto"]
+    for _ in range(10):
+        row.tries += 1
+        driver = start(*how, "--trials", 500, cwd=tmp_path)
+        time.sleep(moments.uniform(0.1, LONGEST_S))
+        members = family(driver.pid)
+        os.killpg(driver.pid, USR1)
+        output, _ = driver.communicate(timeout=600)
+        was_importing = driver.returncode == -USR1 and not output
+        assert driver.returncode == 130 or was_importing, output
+        assert "Traceback" not in output and "Confirming" not in output, output
+        assert not (home / "confirm").exists() and not openings(home)
+        assert_all_gone(members)
+        row.survived += 1
+    ended = sum(state in ENDED for state, _, _ in look_at(home).values())
+    done = run(*how, "--trials", ended + 2, cwd=tmp_path, timeout=1200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_over(look_at(home), budget=ended + 2)
+    assert opened_and_confirmed(home)
 
 
 def test_nohup_keeps_a_search_from_ending_with_its_terminal(tmp_path, fault):

@@ -61,6 +61,33 @@ def test_explain_shows_the_space_the_budget_and_the_first_trials(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["tiny.yaml"]
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--tracking-uri", "mlruns"], "Write sqlite:////"),
+        (["--tracking-uri", "localhost:5000"], "Write http://localhost:5000"),
+        (["--gpus", "99"], "there are only"),
+        (["--out", "tiny.yaml/x"], "tiny.yaml is no folder"),
+        (["--out", "begun"], "holds a search already"),
+    ],
+)
+def test_explain_refuses_what_would_fail(tmp_path, options, words):
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "study.journal").touch()
+    done = run("--space", write_space(tmp_path), "--explain", *options, cwd=tmp_path)
+    assert done.returncode == 2 and words in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_explain_says_whether_a_tracking_server_answers(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    uri = f"http://127.0.0.1:{port}"
+    explain = ["--space", write_space(tmp_path), "--explain", "--tracking-uri", uri]
+    done = run(*explain, cwd=tmp_path)
+    assert done.returncode == 0 and f"{uri} does not answer now" in done.stdout, done.stderr
+
+
 def test_explain_says_how_trials_are_screened(tmp_path):
     screened = ("--set", "study.searcher=screen")
     done = run("--space", write_space(tmp_path), "--explain", *screened, cwd=tmp_path)

@@ -33,6 +33,9 @@ echo = lambda line: print(line, flush=True)
 sys.exit(serve_ui(Path(sys.argv[1]), port=int(sys.argv[2]), echo=echo, open_browser=True))
 """
 
+HOSTILE = "shop%2Flogin? #ü 'quoted\""
+"""A folder's name that is no part of an address as it stands."""
+
 
 def descendants(pid: int) -> set[int]:
     parents = {}
@@ -60,8 +63,8 @@ def story_dir(tmp_path_factory) -> Path:
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="reads the process table")
-def test_ui_serves_a_moved_search_and_stops_as_a_whole(story_dir, tmp_path):
-    moved = tmp_path / "moved"
+def test_ui_serves_a_moved_search_past_a_proxy_and_stops_as_a_whole(story_dir, tmp_path):
+    moved = tmp_path / HOSTILE
     shutil.copytree(story_dir, moved)
     next((moved / "mlartifacts").rglob("spec.yaml")).write_text("moved: true\n")
     port = free_port()
@@ -70,6 +73,7 @@ def test_ui_serves_a_moved_search_and_stops_as_a_whole(story_dir, tmp_path):
     browser.write_text('#!/bin/sh\necho "$1" >"$0.opened"\n')
     browser.chmod(0o755)
     place = {"SSH_CONNECTION": "203.0.113.9 51234 192.0.2.7 22", "BROWSER": str(browser)}
+    place |= {"http_proxy": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env={**os.environ, **place}
     ) as process:

@@ -103,6 +103,42 @@ def test_mig_slices_count_one_each(driver, torch_says, monkeypatch):
     assert count_gpus() == 3
 
 
+@pytest.mark.parametrize(
+    ("visible", "seen", "count"),
+    [
+        ("0,1,-1,2", 2, 2),
+        ("1, 0 ,none,3", 2, 2),
+        ("GPU-1a2b,GPU-3c4d", 2, 2),
+        ("NoDevFiles", 0, 0),
+        ("-1,0", 0, 0),
+        ("MIG-1a,-1,MIG-2b", 1, 1),
+    ],
+)
+def test_cuda_reads_its_list_up_to_the_first_invalid_entry(
+    driver, torch_says, monkeypatch, visible, seen, count
+):
+    driver(*["NVIDIA H200, 590.10"] * 4)
+    torch_says(TorchView("2.15.0", "13.2", seen, ""))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert count_gpus() == count
+
+
+@pytest.mark.parametrize(
+    ("visible", "seen", "words"),
+    [("0", 0, "names 1 GPUs, and 0"), ("0,1,7", 2, "names 3 GPUs, and 2"), ("0,0", 0, "2 GPUs")],
+)
+def test_a_gpu_that_is_named_but_not_there_is_refused(
+    driver, torch_says, monkeypatch, visible, seen, words
+):
+    driver(*["NVIDIA H200, 590.10"] * seen)
+    torch_says(TorchView("2.15.0", "13.2", seen, ""))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    with pytest.raises(UserError, match=words) as refused:
+        count_gpus()
+    assert "--gpus 0" in refused.value.remedy
+    assert this_machine(0).gpus == 0
+
+
 def test_amd_gpus_are_counted_and_graphics_that_torch_cannot_use_are_none(
     driver, torch_says, tmp_path, monkeypatch
 ):

@@ -27,13 +27,14 @@ def bare(monkeypatch, tmp_path):
 def test_over_ssh_the_page_is_copied_and_the_port_brought_over(monkeypatch):
     monkeypatch.setenv("SSH_CONNECTION", SSH)
     monkeypatch.setenv("DISPLAY", "localhost:10.0")
-    assert to_see(PAGE).startswith(f"scp ada@192.0.2.7:{shlex.quote(str(PAGE.absolute()))} .")
+    copy = f"scp ada@192.0.2.7:{shlex.quote(str(PAGE.absolute()))} ."
+    assert to_see(PAGE) == f"on your own machine:  {copy}"
     assert to_reach(5000) == "ssh -N -L 5000:127.0.0.1:5000 ada@192.0.2.7"
 
 
 def test_another_port_of_the_server_is_kept(monkeypatch):
     monkeypatch.setenv("SSH_CONNECTION", SSH.replace(" 22", " 2222"))
-    assert to_see(PAGE).startswith("scp -P 2222 ada@192.0.2.7:")
+    assert to_see(PAGE).startswith("on your own machine:  scp -P 2222 ada@192.0.2.7:")
     assert to_reach(6000) == "ssh -p 2222 -N -L 6000:127.0.0.1:6000 ada@192.0.2.7"
 
 

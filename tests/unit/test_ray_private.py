@@ -6,6 +6,7 @@ import ray
 from ray._private import ray_constants, worker
 from ray._private.node import Node
 from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.tune import tune as ray_tune
 from ray.tune.execution import class_cache, tune_controller
 from ray.tune.schedulers import TrialScheduler
 
@@ -45,6 +46,13 @@ def test_commands_for_the_raylet_are_joined_by_subprocess():
 
 def test_rays_files_can_be_put_elsewhere():
     assert 'kwargs.pop("_temp_dir"' in inspect.getsource(ray.init)
+
+
+def test_tune_handles_signals_in_one_function_and_looks_at_an_event():
+    source = inspect.getsource(ray_tune.run)
+    assert (
+        "_setup_signal_catching()" in source and "experiment_interrupted_event.is_set()" in source
+    )
 
 
 def test_results_are_not_buffered_where_a_scheduler_says_so():

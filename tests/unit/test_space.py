@@ -4,6 +4,7 @@ import hashlib
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -35,6 +36,66 @@ def write(folder: Path, text: str) -> Path:
     path = folder / "t.yaml"
     path.write_text(text)
     return path
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "/data/set #2/photos",
+        "C: my images",
+        "@home/100%",
+        "%TEMP%",
+        "*all* [new] {x}",
+        "[new",
+        "& co",
+        "- dash",
+        "1.5",
+        "true",
+        "!tag",
+        "it's",
+    ],
+)
+def test_a_text_field_gets_the_text_that_was_typed(tmp_path: Path, typed: str) -> None:
+    assert load_space(write(tmp_path, BASE), [f"data.root={typed}"]).data.root == typed
+
+
+@pytest.mark.parametrize(
+    ("override", "read"),
+    [
+        ("data.root=null", lambda spec: spec.data.root is None),
+        ("data.root='a b'", lambda spec: spec.data.root == "a b"),
+        ("study.timeout=1h30m", lambda spec: spec.study.timeout == 5400),
+        ("study.pruner=none", lambda spec: spec.study.pruner.type == "none"),
+        ("trainer.width= 0.5 ", lambda spec: spec.trainer["width"] == 0.5),
+        ("search.lr={type: float, low: 1e-3, high: 1}", lambda spec: spec.search["lr"].low == 1e-3),
+        ("confirm=false", lambda spec: spec.confirm is None),
+    ],
+)
+def test_the_field_says_how_a_value_is_read(tmp_path: Path, override: str, read: Any) -> None:
+    assert read(load_space(write(tmp_path, BASE), [override]))
+
+
+ANCHORS = """
+name: t
+data: &data {name: digits}
+trainer: {epochs: 5}
+search:
+  lr: &positive {type: float, low: 0.1, high: 0.5, log: true}
+  weight_decay: {<<: *positive, low: 0.01}
+  peer_weight: {<<: [{high: 2}, *positive], low: 1}
+  leader_weight: *positive
+"""
+
+
+def test_anchors_and_merge_keys_are_expanded(tmp_path: Path) -> None:
+    spec = load_space(write(tmp_path, ANCHORS))
+    ends = {name: (d.low, d.high, d.log) for name, d in spec.search.items()}
+    assert ends == {
+        "lr": (0.1, 0.5, True),
+        "weight_decay": (0.01, 0.5, True),
+        "peer_weight": (1, 2, True),
+        "leader_weight": (0.1, 0.5, True),
+    }
 
 
 def test_overrides_change_the_space(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
+from trainer.config.synonyms import meant_by
 from trainer.errors import TrainerError
 from trainer.io.text import truncate
 from trainer.io.yaml import KeyPath
@@ -26,8 +27,13 @@ LONGEST_PROBLEM = 800
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return ``" (did you mean 'x'?)"`` for the closest known word, or an empty string."""
-    match = difflib.get_close_matches(word[:64], list(known), n=1, cutoff=0.5)
+    """Return ``" (did you mean 'x'?)"`` for the known word that is meant, or an empty string.
+
+    That is the one for which other tools have this word, else the closest by its letters.
+    """
+    names = list(known)
+    match = [name for name in meant_by(word) if name in names]
+    match = match or difflib.get_close_matches(word[:64], names, n=1, cutoff=0.5)
     return f" (did you mean '{match[0]}'?)" if match else ""
 
 

@@ -13,13 +13,6 @@ from trainer.config.train import TrainConfig
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's <malloc.h>
 
 
-def available_cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def keep_freed_memory() -> bool:
     """Have glibc's ``malloc`` keep what this process frees, for its next allocation.
 

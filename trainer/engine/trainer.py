@@ -26,7 +26,6 @@ from trainer.engine.checkpoint import (
 from trainer.engine.cuda_graph import CudaGraphSteps
 from trainer.engine.evaluation import evaluate
 from trainer.engine.hardware import (
-    available_cores,
     device_name,
     keep_freed_memory,
     resolve_device,
@@ -38,6 +37,7 @@ from trainer.engine.steps import EagerSteps, Steps
 from trainer.errors import TrainerError
 from trainer.group.executors import EXECUTORS, resolve_executor
 from trainer.group.group import Network, PeerGroup
+from trainer.io.cores import available_cores
 from trainer.methods import build_method
 from trainer.models import build_architecture, check_size
 from trainer.schedules import learning_rate, rampup_weight

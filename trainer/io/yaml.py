@@ -3,8 +3,8 @@
 ``yaml.safe_load`` forgets lines, lets the last of two equal keys win, reads ``1e-4`` as text,
 ``on`` as true and ``1:30`` as ninety, and expands aliases without limit. A space or a
 configuration is short and written by hand, so here numbers and booleans follow YAML 1.2's core
-rules, a key may stand once, and anchors, aliases, merge keys and tags are refused. Time and memory
-are bounded, whatever the bytes are.
+rules, a key may stand once, and tags are refused. Anchors, aliases and merge keys (``<<``) are
+expanded while all values together stay few. Time and memory are bounded, whatever the bytes are.
 """
 
 import math
@@ -19,11 +19,16 @@ from trainer.errors import TrainerError
 from trainer.io.text import is_plain, truncate
 
 KeyPath = tuple[str | int, ...]
+_Entry = tuple[yaml.Node, yaml.Node]
 
 MAX_BYTES = 256 * 1024  # a space is a page or two: more is some other file
 MAX_DEPTH = 20
 MAX_VALUES = 5_000
 MAX_KEY = 100  # characters
+
+TOO_MANY = f"more than {MAX_VALUES:,} values: this is no file for this tool"
+LONG_TEXT = 1000
+"""Characters of a text that count as one value more: it may be repeated by aliases."""
 
 _TAG = "tag:yaml.org,2002:"
 _RESOLVERS = (
@@ -59,15 +64,11 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         line = event.start_mark.line + 1
-        if getattr(event, "anchor", None) is not None:
-            raise YamlError(
-                line, "anchors (&) and aliases (*) are not allowed: write the value out"
-            )
         if self._depth == MAX_DEPTH:
             raise YamlError(line, f"nested more than {MAX_DEPTH} levels deep")
         self._count += 1
         if self._count > MAX_VALUES:
-            raise YamlError(line, f"more than {MAX_VALUES:,} values: this is no file for this tool")
+            raise YamlError(line, TOO_MANY)
         self._depth += 1
         try:
             return super().compose_node(parent, index)
@@ -102,11 +103,27 @@ class Parsed:
         values: Mappings, lists and scalars; None for an empty text.
         lines: Line (from 1) of every value, by its path; a mapping's entry has its key's line.
         problems: Line and text of what was wrong but did not stop the reading.
+        count: Values so far, each alias counted with all that it stands for.
     """
 
     values: Any = None
     lines: dict[KeyPath, int] = field(default_factory=dict)
     problems: list[tuple[int, str]] = field(default_factory=list)
+    count: int = 0
+
+    def count_in(self, node: yaml.Node, depth: int) -> None:
+        """Count a value; aliases can make many of few, or one within itself.
+
+        Raises:
+            YamlError: It is one too many, or too deep.
+        """
+        is_text = isinstance(node, yaml.ScalarNode)
+        self.count += 1 + (len(node.value) // LONG_TEXT if is_text else 0)
+        line = node.start_mark.line + 1
+        if self.count > MAX_VALUES:
+            raise YamlError(line, TOO_MANY)
+        if depth > MAX_DEPTH:
+            raise YamlError(line, f"nested more than {MAX_DEPTH} levels deep")
 
 
 def parse_yaml(text: str) -> Parsed:
@@ -121,6 +138,23 @@ def parse_yaml(text: str) -> Parsed:
         parsed.lines[()] = root.start_mark.line + 1
         parsed.values = _plain(root, (), parsed)
     return parsed
+
+
+def parse_plain(text: str, *, is_text: bool = False) -> Any:
+    """Read a value that stands alone: a number, true, false, null or text, without YAML's marks.
+
+    Args:
+        text: The value.
+        is_text: Whether it is text, whatever it looks like.
+
+    Raises:
+        ValueError: A number too large, or a character that no text needs.
+    """
+    bare = text.strip()
+    for kind, pattern, _ in () if is_text else _RESOLVERS:
+        if re.fullmatch(pattern, bare):
+            return _scalar(kind, bare)
+    return _scalar("str", text)
 
 
 def _compose(text: str) -> yaml.Node | None:
@@ -141,6 +175,7 @@ def _compose(text: str) -> yaml.Node | None:
 
 
 def _plain(node: yaml.Node, path: KeyPath, parsed: Parsed) -> Any:
+    parsed.count_in(node, len(path))
     line = node.start_mark.line + 1
     kind = node.tag.removeprefix(_TAG)
     if isinstance(node, yaml.MappingNode) and kind == "map":
@@ -156,7 +191,7 @@ def _plain(node: yaml.Node, path: KeyPath, parsed: Parsed) -> Any:
 
 def _mapping(node: yaml.MappingNode, path: KeyPath, parsed: Parsed) -> dict[str, Any]:
     values: dict[str, Any] = {}
-    for key_node, value_node in node.value:
+    for key_node, value_node in _entries(node, parsed, len(path)):
         line = key_node.start_mark.line + 1
         if not isinstance(key_node, yaml.ScalarNode):
             parsed.problems.append((line, "a key must be a plain word"))
@@ -172,6 +207,32 @@ def _mapping(node: yaml.MappingNode, path: KeyPath, parsed: Parsed) -> dict[str,
         parsed.lines[(*path, key)] = line
         values[key] = _plain(value_node, (*path, key), parsed)
     return values
+
+
+def _entries(node: yaml.MappingNode, parsed: Parsed, depth: int) -> list[_Entry]:
+    """Return a mapping's entries, then those that its merge keys (``<<``) add."""
+    entries = [entry for entry in node.value if not _is_merge(entry[0])]
+    known = {_word(key) for key, _ in entries}
+    for _, value in (entry for entry in node.value if _is_merge(entry[0])):
+        for source in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+            parsed.count_in(source, depth)
+            if not isinstance(source, yaml.MappingNode):
+                text = "a merge key (<<) takes a mapping, or a list of them"
+                parsed.problems.append((source.start_mark.line + 1, text))
+                continue
+            for entry in _entries(source, parsed, depth + 1):
+                if _word(entry[0]) not in known:
+                    known.add(_word(entry[0]))
+                    entries.append(entry)
+    return entries
+
+
+def _word(key: yaml.Node) -> str | None:
+    return str(key.value) if isinstance(key, yaml.ScalarNode) else None
+
+
+def _is_merge(key: yaml.Node) -> bool:
+    return isinstance(key, yaml.ScalarNode) and key.value == "<<" and key.style is None
 
 
 def _sequence(node: yaml.SequenceNode, path: KeyPath, parsed: Parsed) -> list[Any]:
