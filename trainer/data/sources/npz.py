@@ -114,9 +114,10 @@ class Npz(Source):
     @contextmanager
     def _opened(self) -> Iterator[NpzFile]:
         try:
-            with np.load(self._file, allow_pickle=False) as file:
-                if not isinstance(file, NpzFile):
-                    raise ValueError("a single array")
+            loaded = np.load(self._file, allow_pickle=False)
+            if not isinstance(loaded, NpzFile):
+                raise ValueError("a single array")
+            with loaded as file:
                 yield file
         except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             text = truncate(str(error), 200)
