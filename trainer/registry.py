@@ -75,6 +75,7 @@ class DataSetInfo:
             counted.
         channels: 1 (grey) or 3 (RGB); None: it depends on the files.
         classes: Number of classes; None: it depends on the files.
+        side: Pixels a side, where ``image_size`` is not set.
         has_files: Whether every image is a file, of any size: such a data set needs an
             ``image_size``, can be streamed, and may hold images that cannot be decoded.
         needs_root: Whether ``data.root`` has to say where it is.
@@ -87,6 +88,7 @@ class DataSetInfo:
     images: tuple[int, int] | None = None
     channels: int | None = 3
     classes: int | None = None
+    side: int = 32
     has_files: bool = False
     needs_root: bool = False
     pad: int | None = None
@@ -246,6 +248,7 @@ DATA_SETS: dict[str, DataSetInfo] = {
         (1_437, 360),
         1,
         10,
+        8,
         flip=False,
     ),
     "fashion_mnist": _grey("FashionMNIST", "Fashion-MNIST: four IDX files, gzipped or not"),
