@@ -273,6 +273,22 @@ DATA_SETS: dict[str, DataSetInfo] = {
         channels=None,
         needs_root=True,
     ),
+    "svhn": DataSetInfo(
+        "trainer.data.sources.svhn:SVHN",
+        "house numbers: train_32x32.mat and test_32x32.mat",
+        (73_257, 26_032),
+        classes=10,
+        flip=False,
+    ),
+    "stl10": DataSetInfo(
+        "trainer.data.sources.stl10:STL10",
+        "STL-10: the folder stl10_binary",
+        (5_000, 8_000),
+        classes=10,
+    ),
+    "eurosat": _image_files("eurosat:EuroSAT", "EuroSAT: ten folders of satellite images"),
+    "flowers102": _image_files("flowers102:Flowers102", "102 flowers: the folder flowers-102"),
+    "pets": _image_files("pets:Pets", "37 breeds of cats and dogs: the folder oxford-iiit-pet"),
 }
 
 

@@ -25,7 +25,7 @@ class Cifar(Source):
             wanted = [name for name, _ in (*about.train_list, *about.test_list)]
             archive = fetch([about.url], about.tgz_md5, self.root)
             unpack(archive, about.base_folder, [*wanted, about.meta["filename"]], self.root)
-        require_files(self.config.name, self.root, [path for path, _ in needed])
+        require_files(self.config.name, self.root, [path for path, _ in needed], fetched=True)
         *batches, meta = [_read_verified_pickle(path, md5) for path, md5 in needed]
         labels = [
             label for batch in batches for label in batch.get("labels", batch.get("fine_labels"))
@@ -41,7 +41,7 @@ class Cifar(Source):
         """Look for the files of a part."""
         if not self.config.download:
             needed, _ = self._files(part)
-            require_files(self.config.name, self.root, [path for path, _ in needed])
+            require_files(self.config.name, self.root, [path for path, _ in needed], fetched=True)
 
     def _files(self, part: Part) -> tuple[list[tuple[Path, str]], Any]:
         """Return a part's files with their checksums, and torchvision's class about them."""

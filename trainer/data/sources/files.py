@@ -13,13 +13,25 @@ MOST_BYTES = 256 << 20
 """Of one file; CIFAR-100's takes 155 MB. A small gzip file can hold any number of zeros."""
 
 REPLACE = "delete it and set data.download: true, or put the original file there"
+RESTORE = "put the original file there"
+"""For data sets that are never fetched."""
 
 
-def require_files(data_set: str, root: Path, paths: Sequence[Path]) -> None:
-    """Raise a DataError if one of the files is absent."""
+def require_files(
+    data_set: str, root: Path, paths: Sequence[Path], *, fetched: bool = False
+) -> None:
+    """Raise a DataError if one of the files is absent.
+
+    Args:
+        data_set: Its name.
+        root: Where it was looked for.
+        paths: The files.
+        fetched: Whether ``data.download`` would bring them.
+    """
     for path in paths:
         if not path.is_file():
-            raise missing(data_set, f"{path.parent.name}/{path.name}", [root])
+            inside = path.relative_to(root) if path.is_relative_to(root) else path
+            raise missing(data_set, str(inside), [root], fetched=fetched)
 
 
 def only_file(root: Path, suffixes: Collection[str]) -> Path:
@@ -48,12 +60,12 @@ def class_order(names: Collection[str]) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def missing(data_set: str, name: str, folders: Sequence[Path]) -> DataError:
+def missing(data_set: str, name: str, folders: Sequence[Path], *, fetched: bool) -> DataError:
     """Return the error that says where a file was looked for."""
     places = " or ".join(str(folder) for folder in folders)
+    fetching = "data.download: true to fetch it, or " if fetched else ""
     return DataError(
-        f"{data_set}: no {name} in {places}; "
-        "set data.download: true to fetch it, or data.root to the folder that holds it"
+        f"{data_set}: no {name} in {places}; set {fetching}data.root to the folder that holds it"
     )
 
 

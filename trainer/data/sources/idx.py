@@ -65,7 +65,7 @@ class MNIST(Source):
         return []
 
     def _missing(self, part: Part) -> DataError:
-        return missing(self.name, _file_names(part)[0] + "[.gz]", self._folders)
+        return missing(self.name, _file_names(part)[0] + "[.gz]", self._folders, fetched=True)
 
 
 class FashionMNIST(MNIST):
