@@ -121,7 +121,7 @@ def mistaken(change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda h, r: (["path", "lable", "split"], r), "no column label .or class.*'?path, lable"),
+        (lambda h, r: (["path", "lbl", "split"], r), "no column label .or class.*'?path, lbl"),
         (lambda h, r: (h, [*r, ["all/cat/000.png", "cat", "train"]]), "more than one row"),
         (lambda h, r: (h, [[*r[0][:2], "holdout"], *r[1:]]), "row 2: split is holdout, neither"),
         (lambda h, r: (h, [[r[0][0], "", "train"], *r[1:]]), "row 2: label is empty"),
