@@ -71,8 +71,8 @@ class DataSetInfo:
     Attributes:
         import_path: ``module:Class``, a ``trainer.data.sources.base.Source``.
         summary: One line: the files that it reads.
-        images: Images of the training and of the test part, where they never change; else they are
-            counted.
+        images: Images of the training and of the test part, where their number is beyond doubt;
+            else they are counted.
         channels: 1 (grey) or 3 (RGB); None: it depends on the files.
         classes: Number of classes; None: it depends on the files.
         side: Pixels a side, where ``image_size`` is not set.
@@ -231,7 +231,7 @@ def _image_files(name: str, summary: str, **facts: Any) -> DataSetInfo:
 def _grey(name: str, summary: str, **facts: Any) -> DataSetInfo:
     """Return one of the sets in MNIST's format: 28 × 28 pixels, ten classes."""
     source = f"trainer.data.sources.idx:{name}"
-    return DataSetInfo(source, summary, (60_000, 10_000), 1, 10, pad=2, **facts)
+    return DataSetInfo(source, summary, None, 1, 10, pad=2, **facts)
 
 
 def _cifar(classes: int) -> DataSetInfo:
@@ -276,14 +276,12 @@ DATA_SETS: dict[str, DataSetInfo] = {
     "svhn": DataSetInfo(
         "trainer.data.sources.svhn:SVHN",
         "house numbers: train_32x32.mat and test_32x32.mat",
-        (73_257, 26_032),
         classes=10,
         flip=False,
     ),
     "stl10": DataSetInfo(
         "trainer.data.sources.stl10:STL10",
         "STL-10: the folder stl10_binary",
-        (5_000, 8_000),
         classes=10,
     ),
     "eurosat": _image_files("eurosat:EuroSAT", "EuroSAT: ten folders of satellite images"),

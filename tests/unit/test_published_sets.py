@@ -82,6 +82,9 @@ def test_arrays_are_read_upright_with_their_labels_and_the_test_part_alone(tmp_p
     data = load_development_data(asked)
     assert (len(data.train), len(data.validation)) == (30, 10)
     assert data.flip == DATA_SETS[name].flip
+    if "labels" not in sealed:  # the test part is counted by its labels
+        test = {"images": 20, "classes": 10} if name != "svhn" else None
+        assert data.survey["test"] == test
     with pytest.raises(DataError):
         read_part(asked, "test")
 
