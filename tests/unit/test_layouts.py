@@ -111,6 +111,9 @@ def test_what_is_no_image_is_counted_by_reason(whole):
     (cat / "notes.txt").write_text("no image")
     (cat / "scan.heic").write_bytes(b"Pillow reads none")
     (cat / "LICENSE").touch()
+    (cat / "a.\x1b[31m").touch()
+    (cat / os.fsdecode(b"b.\xff")).touch()
+    (cat / "run.0001").touch()
     (cat / "._000.png").write_bytes(b"macOS")
     (cat / ".cache").mkdir()
     (cat / "up").symlink_to(whole / "train", target_is_directory=True)
@@ -120,13 +123,14 @@ def test_what_is_no_image_is_counted_by_reason(whole):
     (whole / "test" / "dog" / "more.txt").touch()
     found = survey(config(whole))
     assert found["left_out"] == {
-        ".txt": 2, ".heic": 1, ".csv": 1, "no suffix": 1, "hidden": 2,
-        "link to a folder around it": 1, "images in no class's folder": 1,
+        ".txt": 2, ".heic": 1, ".csv": 1, "files without a suffix": 1, "oddly named files": 3, "hidden files": 2,
+        "links to a folder around them": 1, "images in no class's folder": 1,
         "images in unsorted/, where no class is given": 6,
     }  # fmt: skip
     assert counts(found) == [54, 6, 30] and found == load_development_data(config(whole)).survey
     assert describe(found).startswith(
-        "images: 54 training, 6 validation, 30 sealed test; 3 classes\nleft out: 6 images in"
+        "images: 54 training, 6 validation, 30 sealed test; 3 classes\n"
+        "left out: 6 images in unsorted/, where no class is given, 3 oddly named files"
     )
 
 
@@ -180,6 +184,20 @@ def test_validation_images_of_one_s_own_are_the_validation_set(whole, name, stre
 def test_a_validation_folder_that_is_the_test_folder_by_another_name_stays_sealed(whole):
     (whole / "val").symlink_to(whole / "test", target_is_directory=True)
     assert counts(survey(config(whole))) == [54, 6, 30]
+
+
+def test_folders_beside_the_parts_that_cannot_be_read_stop_nobody(whole):
+    (whole / "unsorted").mkdir()
+    (whole / "unsorted" / "x.png").symlink_to("nowhere")
+    (whole / "old").symlink_to("nowhere")
+    assert counts(survey(config(whole))) == [54, 6, 30]
+
+
+def test_folders_of_classes_need_no_annotations(whole):
+    """ImageNet's validation images are often sorted, with the devkit still there."""
+    fill(whole / "val", 30, 34)
+    (whole / "LOC_val_solution.csv").write_text("ImageId,PredictionString\nx,none 1 2 3 4\n")
+    assert counts(survey(config(whole))) == [60, 12, 30]
 
 
 def test_two_folders_for_one_part_are_refused(whole):

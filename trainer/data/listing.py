@@ -117,16 +117,26 @@ def is_image(path: Path) -> bool:
 
 
 def kind_of(path: Path) -> str:
-    """Return the reason why a file is left out that is no image: its suffix."""
-    return "hidden" if path.name.startswith(".") else path.suffix.lower() or "no suffix"
+    """Return the reason why a file is left out that is no image: its suffix, if it looks like one.
+
+    Whatever strangers call their files: reasons are few, short and fit to be printed.
+    """
+    if path.name.startswith("."):
+        return "hidden files"
+    suffix = path.suffix.lower()
+    letters = suffix[1:]
+    if not letters:
+        return "files without a suffix"
+    is_usual = letters.isascii() and letters.isalnum() and not letters.isdecimal()
+    return suffix if is_usual and len(letters) <= 8 else "oddly named files"
 
 
 def _is_walked(folder: Path, others: Counter[str]) -> bool:
     if folder.name.startswith("."):
-        others["hidden"] += 1
+        others["hidden files"] += 1
         return False
     if folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve()):
-        others["link to a folder around it"] += 1
+        others["links to a folder around them"] += 1
         return False
     return True
 

@@ -16,6 +16,9 @@ Survey = Mapping[str, Any]
 """Plain values: ``train``, ``validation`` and ``test`` (None: there is none) with the number of
 ``images`` and of ``classes`` that have one; ``classes`` in all; ``left_out``, counts by reason."""
 
+_SHOWN = 8
+"""Reasons in a line; `result.json` has them all."""
+
 
 def survey(config: DataConfig) -> Survey:
     """Count the images of a data set without opening one.
@@ -96,9 +99,12 @@ def _words(part: Mapping[str, int] | None, word: str, classes: int) -> str:
 
 
 def describe_left_out(left_out: Mapping[str, int]) -> str:
-    """Return counts by reason in words, the largest first."""
+    """Return counts by reason in words, the largest first and small ones together."""
     ranked: Sequence[tuple[str, int]] = sorted(left_out.items(), key=lambda item: -item[1])
-    return ", ".join(
+    texts = [
         f"{count:,} {reason}{' files' if reason.startswith('.') else ''}"
-        for reason, count in ranked
-    )
+        for reason, count in ranked[:_SHOWN]
+    ]
+    if rest := sum(count for _, count in ranked[_SHOWN:]):
+        texts.append(f"{rest:,} others")
+    return ", ".join(texts)

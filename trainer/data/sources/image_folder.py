@@ -4,6 +4,7 @@ Classes are the folders in the training part, or those in the root where it has 
 lies below a class's folder, at any depth, belongs to the class.
 """
 
+import contextlib
 from collections import Counter
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,10 +35,9 @@ class ImageFolder(Source):
     def read(self, part: Part) -> Listing:
         """List the images of a part, by class and name."""
         folder = self._folders[part]
-        classes = annotated_classes(folder, self.root) if part != "train" else None
-        if classes is not None:
-            return self._annotated(folder, classes)
         if part != "train":
+            if not _has_classes(folder) and (classes := annotated_classes(folder, self.root)):
+                return self._annotated(folder, classes)
             self._require_same_classes(folder)
         with ThreadPoolExecutor(16) as pool:  # a network's file system takes its time for each file
             found = list(pool.map(lambda name: _of_class(folder / name), self._class_names))
@@ -55,7 +55,7 @@ class ImageFolder(Source):
     def _folders(self) -> dict[Part, Path]:
         """Folders of the parts."""
         named: dict[Part, list[Path]] = {}
-        folders = _folders_in(self.root)
+        folders = [path for path in entries(self.root) if path.is_dir()]
         for path in folders:
             if (part := part_named(path.name)) is not None:
                 named.setdefault(part, []).append(path)
@@ -78,8 +78,7 @@ class ImageFolder(Source):
 
     def _is_labelled(self, folder: Path) -> bool:
         """Say whether a part tells the classes of its images: published test sets often do not."""
-        names = [path.name for path in _folders_in(folder)]
-        return names not in ([], ["images"]) or annotated_classes(folder, self.root) is not None
+        return _has_classes(folder) or annotated_classes(folder, self.root) is not None
 
     @cached_property
     def _class_names(self) -> tuple[str, ...]:
@@ -111,7 +110,7 @@ class ImageFolder(Source):
         known = [path for path in images if classes.get(path.name) in label_of]
         if not known:
             raise DataError(f"{folder}: no image is annotated with a class of the training part")
-        left_out["without a class of the training part"] += len(images) - len(known)
+        left_out["images without a class of the training part"] += len(images) - len(known)
         labels_N = torch.tensor([label_of[classes[path.name]] for path in known])
         order_N = labels_N.argsort(stable=True)
         listing = Listing(folder, known, labels_N, self._class_names, +left_out)
@@ -124,11 +123,19 @@ class ImageFolder(Source):
         if folder == self.root:
             return found
         found += _outside_classes(self.root)
-        for other in set(_folders_in(self.root)) - set(self._folders.values()):
-            if other.resolve() not in {path.resolve() for path in self._folders.values()}:
-                images, _ = find_images(other)
-                found[f"images in {printable(other.name)}/, where no class is given"] = len(images)
+        parts = {path.resolve() for path in self._folders.values()}
+        for other in entries(self.root):
+            if other.is_dir() and other.resolve() not in parts:
+                with contextlib.suppress(DataError):  # nothing is read there
+                    images, _ = find_images(other)
+                    reason = f"images in {printable(other.name)}/, where no class is given"
+                    found[reason] = len(images)
         return +found
+
+
+def _has_classes(folder: Path) -> bool:
+    """Say whether a part has folders named after classes; not so where all lie together."""
+    return [path.name for path in _folders_in(folder)] not in ([], ["images"])
 
 
 def _folders_in(folder: Path) -> list[Path]:
