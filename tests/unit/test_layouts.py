@@ -123,8 +123,8 @@ def test_what_is_no_image_is_counted_by_reason(whole):
     (whole / "test" / "dog" / "more.txt").touch()
     found = survey(config(whole))
     assert found["left_out"] == {
-        ".txt": 2, ".heic": 1, ".csv": 1, "files without a suffix": 1, "oddly named files": 3, "hidden files": 2,
-        "links to a folder around them": 1, "images in no class's folder": 1,
+        ".txt": 2, ".heic": 1, ".csv": 1, "files without a suffix": 1, "oddly named files": 3,
+        "hidden files": 2, "links to a folder around them": 1, "images in no class's folder": 1,
         "images in unsorted/, where no class is given": 6,
     }  # fmt: skip
     assert counts(found) == [54, 6, 30] and found == load_development_data(config(whole)).survey
