@@ -92,4 +92,4 @@ def test_a_search_counts_what_it_is_brought_confirms_and_opens_the_sealed_part(
     assert report["provenance"]["images"].startswith("images: 76 training, 20 validation, ")
     if kind is classes_alone:
         assert result["images"]["left_out"] == {".txt": 1}
-        assert "left out: 1 .txt files" in done.stdout
+        assert "left out: 1 .txt file" in done.stdout

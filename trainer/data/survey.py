@@ -101,10 +101,13 @@ def _words(part: Mapping[str, int] | None, word: str, classes: int) -> str:
 def describe_left_out(left_out: Mapping[str, int]) -> str:
     """Return counts by reason in words, the largest first and small ones together."""
     ranked: Sequence[tuple[str, int]] = sorted(left_out.items(), key=lambda item: -item[1])
-    texts = [
-        f"{count:,} {reason}{' files' if reason.startswith('.') else ''}"
-        for reason, count in ranked[:_SHOWN]
-    ]
+    texts = [f"{count:,} {_files(reason, count)}" for reason, count in ranked[:_SHOWN]]
     if rest := sum(count for _, count in ranked[_SHOWN:]):
         texts.append(f"{rest:,} others")
     return ", ".join(texts)
+
+
+def _files(reason: str, count: int) -> str:
+    if not reason.startswith("."):
+        return reason
+    return f"{reason} file" if count == 1 else f"{reason} files"
