@@ -43,10 +43,12 @@ def _train(config_path: Path, out_dir: Path, open_test: bool) -> None:
     from trainer import test_set
     from trainer.config.load import load_config
     from trainer.data.load import load_development_data
+    from trainer.data.survey import describe
     from trainer.engine.run import TrainingRun
 
     config = load_config(config_path)
     data = load_development_data(config.data, cache_dir=out_dir)
+    click.echo(describe(data.survey))
     if data.skipped:
         click.echo(f"{data.skipped} images are left out; see {out_dir}/corrupt-train.txt")
     columns = (

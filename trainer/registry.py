@@ -1,7 +1,8 @@
-"""Methods and networks by name, with what a configuration must know of them; needs no torch.
+"""Methods, networks and data sets by name, with what a configuration must know of them; no torch.
 
 A new method is one file in ``trainer/methods/`` and one entry here; a new network is a function in
-``trainer/models/`` and one entry here.
+``trainer/models/`` and one entry here; a new data set is one file in ``trainer/data/sources/`` and
+one entry here.
 """
 
 from collections.abc import Mapping
@@ -61,6 +62,37 @@ class ModelInfo:
     native_size: int = 32
     class_counts: tuple[int, ...] = (10, 100)
     widths: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class DataSetInfo:
+    """A data set.
+
+    Attributes:
+        import_path: ``module:Class``, a ``trainer.data.sources.base.Source``.
+        summary: One line: the files that it reads.
+        images: Images of the training and of the test part, where their number is beyond doubt;
+            else they are counted.
+        channels: 1 (grey) or 3 (RGB); None: it depends on the files.
+        classes: Number of classes; None: it depends on the files.
+        side: Pixels a side, where ``image_size`` is not set.
+        has_files: Whether every image is a file, of any size: such a data set needs an
+            ``image_size``, can be streamed, and may hold images that cannot be decoded.
+        needs_root: Whether ``data.root`` has to say where it is.
+        pad: Pixels of zero padding before the random crop; None: an eighth of the image's side.
+        flip: Whether a mirrored image keeps its class.
+    """
+
+    import_path: str
+    summary: str
+    images: tuple[int, int] | None = None
+    channels: int | None = 3
+    classes: int | None = None
+    side: int = 32
+    has_files: bool = False
+    needs_root: bool = False
+    pad: int | None = None
+    flip: bool = True
 
 
 METHODS: dict[str, MethodInfo] = {
@@ -189,6 +221,72 @@ MODELS: dict[str, ModelInfo] = {
     "shufflenet_v2": _imagenet(
         "shufflenet_v2", "ShuffleNetV2 (Ma et al. 2018)", (0.5, 1.0, 1.5, 2.0)
     ),
+}
+
+
+def _image_files(name: str, summary: str, **facts: Any) -> DataSetInfo:
+    return DataSetInfo(f"trainer.data.sources.{name}", summary, has_files=True, **facts)
+
+
+def _grey(name: str, summary: str, **facts: Any) -> DataSetInfo:
+    """Return one of the sets in MNIST's format: 28 × 28 pixels, ten classes."""
+    source = f"trainer.data.sources.idx:{name}"
+    return DataSetInfo(source, summary, None, 1, 10, pad=2, **facts)
+
+
+def _cifar(classes: int) -> DataSetInfo:
+    summary = f"CIFAR-{classes}: the folder of its Python archive"
+    return DataSetInfo(
+        "trainer.data.sources.cifar:Cifar", summary, (50_000, 10_000), 3, classes, pad=4
+    )
+
+
+DATA_SETS: dict[str, DataSetInfo] = {
+    "digits": DataSetInfo(
+        "trainer.data.sources.digits:Digits",
+        "scikit-learn's 1,797 digits of 8 × 8 pixels: no files needed",
+        (1_437, 360),
+        1,
+        10,
+        8,
+        flip=False,
+    ),
+    "fashion_mnist": _grey("FashionMNIST", "Fashion-MNIST: four IDX files, gzipped or not"),
+    "mnist": _grey("MNIST", "MNIST: four IDX files, gzipped or not", flip=False),
+    "kmnist": _grey("KMNIST", "Kuzushiji-MNIST: four IDX files, gzipped or not", flip=False),
+    "cifar10": _cifar(10),
+    "cifar100": _cifar(100),
+    "image_folder": _image_files(
+        "image_folder:ImageFolder",
+        "folders of images: train/, val/ and test/, or fewer, or the classes alone",
+        needs_root=True,
+    ),
+    "csv": _image_files(
+        "table:Table", "a CSV file of path, label and perhaps split", needs_root=True
+    ),
+    "parquet": _image_files(
+        "table:Table", "a Parquet file of path, label and perhaps split", needs_root=True
+    ),
+    "npz": DataSetInfo(
+        "trainer.data.sources.npz:Npz",
+        "NumPy's .npz with x_train and y_train, or train_images and train_labels (MedMNIST)",
+        channels=None,
+        needs_root=True,
+    ),
+    "svhn": DataSetInfo(
+        "trainer.data.sources.svhn:SVHN",
+        "house numbers: train_32x32.mat and test_32x32.mat",
+        classes=10,
+        flip=False,
+    ),
+    "stl10": DataSetInfo(
+        "trainer.data.sources.stl10:STL10",
+        "STL-10: the folder stl10_binary",
+        classes=10,
+    ),
+    "eurosat": _image_files("eurosat:EuroSAT", "EuroSAT: ten folders of satellite images"),
+    "flowers102": _image_files("flowers102:Flowers102", "102 flowers: the folder flowers-102"),
+    "pets": _image_files("pets:Pets", "37 breeds of cats and dogs: the folder oxford-iiit-pet"),
 }
 
 

@@ -16,7 +16,7 @@ from trainer.config.data import DataConfig
 from trainer.data.batches import Batch, EvaluationBatches
 from trainer.data.image_files import read_image_files
 from trainer.data.images import DataError, Images, abbreviate
-from trainer.data.sources import read_part
+from trainer.data.parts import read_part
 from trainer.errors import TrainerError
 from trainer.io.files import append_json, read_json_lines
 from trainer.leader.files import weights_sha256

@@ -12,17 +12,16 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
+from okddip_search.cli.images import Images
 from okddip_search.driver.budget import most_runs
 from okddip_search.formatting import size_text
 from okddip_search.space.dimensions import CategoricalDimension
 from okddip_search.space.model import SearchSpec
 from okddip_search.space.settings import StudySettings
-from trainer.config.data import DataConfig
 from trainer.config.strict import ConfigError
 from trainer.config.train import TrainConfig
-from trainer.io.files import expanded
+from trainer.registry import DATA_SETS
 
 KIB, MIB = 2**10, 2**20
 STATES_AT_ONCE = 3
@@ -30,9 +29,6 @@ STATES_AT_ONCE = 3
 
 _SHAPING = ("model", "method", "structure")
 """Fields that determine, beside the sizes, the networks of a group."""
-_IMAGES = {"digits": (1, 10), "fashion_mnist": (1, 10), "cifar10": (3, 10), "cifar100": (3, 100)}
-"""Channels and classes."""
-_UNKNOWN_CLASSES = 1000
 _COUNTING_S = 120.0
 
 _JSON_COPIES = 2.24  # of an epoch's report: `state.json`, and `result.json`, which is indented
@@ -66,7 +62,7 @@ class Disk:
         )
 
 
-def estimate_disk(spec: SearchSpec, slots: int, *, own_store: bool) -> Disk | None:
+def estimate_disk(spec: SearchSpec, slots: int, images: Images, *, own_store: bool) -> Disk | None:
     """Estimate the peak of a search and, if the space asks for one, of its confirmation.
 
     Files already in the directory are not counted.
@@ -74,6 +70,7 @@ def estimate_disk(spec: SearchSpec, slots: int, *, own_store: bool) -> Disk | No
     Args:
         spec: The space.
         slots: Number of concurrent trials.
+        images: Those of the space.
         own_store: Whether MLflow's store is in the directory.
 
     Returns:
@@ -81,7 +78,7 @@ def estimate_disk(spec: SearchSpec, slots: int, *, own_store: bool) -> Disk | No
     """
     configs = largest_configs(spec)
     teachers = [teacher for c in configs if (teacher := c.teacher_config()) is not None]
-    sizes = _footprints([*configs, *teachers], spec.data)
+    sizes = _footprints([*configs, *teachers], images)
     if sizes is None:
         return None
     state = max(size[0] for size in sizes[: len(configs)])
@@ -106,8 +103,8 @@ def estimate_disk(spec: SearchSpec, slots: int, *, own_store: bool) -> Disk | No
         size = runs * (leader + record) + tuned * study.trials * record
         size += _PAGE  # while its report replaces the search's
         parts[f"the confirmation: networks, curves and records of {runs} runs"] = size
-    if images := _decoded_bytes(spec):
-        parts["decoded images"] = images
+    if decoded := _decoded_bytes(spec, images):
+        parts["decoded images"] = decoded
     return Disk(parts)
 
 
@@ -143,25 +140,18 @@ def _record_bytes(spec: SearchSpec, peers: int, own_store: bool) -> int:
     return round(_TRIAL + spec.max_epochs * epoch)
 
 
-def _decoded_bytes(spec: SearchSpec) -> int:
+def _decoded_bytes(spec: SearchSpec, images: Images) -> int:
     """Return the bytes of a folder's decoded images, which are kept in the search directory."""
     data = spec.data
-    if data.name != "image_folder" or data.streaming or data.image_size is None:
+    if not DATA_SETS[data.name].has_files or data.streaming or data.image_size is None:
         return 0
-    folders = ["train"] if spec.confirm is None else ["train", "test"]
-    files = 0
-    with suppress(OSError):  # errors are reported when the images are read
-        files = sum(path.is_file() for name in folders for path in (_root(data) / name).rglob("*"))
-    return files * 3 * data.image_size**2
+    count = images.train + images.validation + (0 if spec.confirm is None else images.test)
+    return count * 3 * data.image_size**2
 
 
-def _root(data: DataConfig) -> Path:
-    return expanded(data.root or ".")
-
-
-def _footprints(configs: list[TrainConfig], data: DataConfig) -> list[tuple[int, int]] | None:
+def _footprints(configs: list[TrainConfig], images: Images) -> list[tuple[int, int]] | None:
     """Count state and leader of each configuration in a process that may import torch."""
-    asked = [[config.to_dict(), *classes_of(data)] for config in configs]
+    asked = [[config.to_dict(), images.channels, images.classes] for config in configs]
     try:
         done = subprocess.run(
             [sys.executable, "-m", "trainer.tools.footprint"],
@@ -174,15 +164,3 @@ def _footprints(configs: list[TrainConfig], data: DataConfig) -> list[tuple[int,
         return [(int(state), int(leader)) for state, leader in json.loads(done.stdout)]
     except (OSError, subprocess.SubprocessError, ValueError):
         return None
-
-
-def classes_of(data: DataConfig) -> tuple[int, int]:
-    """Return channels and classes; a missing folder is assumed to have many classes."""
-    if data.name in _IMAGES:
-        return _IMAGES[data.name]
-    folder = _root(data) / "train"
-    try:
-        classes = sum(path.is_dir() and path.name[0] != "." for path in folder.iterdir())
-    except OSError:
-        classes = 0
-    return 3, classes if classes > 1 else _UNKNOWN_CLASSES

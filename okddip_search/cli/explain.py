@@ -7,6 +7,7 @@ import optuna
 from okddip_search.algorithms.screen import rung_of
 from okddip_search.cli.checks import describe_tracking, require_folder, require_room
 from okddip_search.cli.disk import estimate_disk
+from okddip_search.cli.images import count_images
 from okddip_search.cli.pace import BudgetPlan, first_judged
 from okddip_search.cluster.resources import allocate, this_machine
 from okddip_search.driver.autotune import left_to_timing, load_speed
@@ -44,11 +45,13 @@ def explain_search(
         say=lambda line: echo(line, err=True),
     )
     allocation = allocate(spec.resources, [this_machine(gpus)], asked_gpus=gpus)
+    images = count_images(spec.data)
     study = spec.study
     echo(spec.to_yaml())
+    echo(f"# Images\n{images.words}\n")
     echo("# Budget")
     if study.budget is not None:
-        plan = BudgetPlan(spec, allocation, directory)
+        plan = BudgetPlan(spec, allocation, directory, images)
         spec = plan.expected()
         echo(plan.describe())
     else:
@@ -66,7 +69,7 @@ def explain_search(
         echo("\n# Confirmation, after the search")
         echo(_confirmation(spec.confirm, "up to " if study.budget else ""))
     echo("\n# Disk")
-    disk = estimate_disk(spec, allocation.slots, own_store=tracking_uri is None)
+    disk = estimate_disk(spec, allocation.slots, images, own_store=tracking_uri is None)
     echo(disk.describe() if disk else "unknown: the networks could not be counted")
     if disk:
         echo(require_room(directory, disk))

@@ -8,23 +8,14 @@ from pathlib import Path
 
 from okddip_search.algorithms.pruners import first_prunable_step
 from okddip_search.algorithms.screen import rung_of
-from okddip_search.cli.disk import classes_of
+from okddip_search.cli.images import Images
 from okddip_search.cluster.resources import Allocation
 from okddip_search.driver.autotune import Pace, Speed, as_run, load_speed, paced
 from okddip_search.driver.budget import FEW_RUNS, LEAST_SEEDS, Budget
 from okddip_search.errors import UserError
 from okddip_search.formatting import duration
 from okddip_search.space.model import SearchSpec
-from trainer.config.data import DataConfig
-from trainer.io.files import expanded
 
-_SIZES = {
-    "digits": (8, 1_437),
-    "fashion_mnist": (28, 60_000),
-    "cifar10": (32, 50_000),
-    "cifar100": (32, 50_000),
-}
-"""Pixels a side, and images that are not sealed for the test."""
 _TIMING_S = 180.0
 UNSURE = 1.2
 """Factor by which two timings of the same short sample may differ."""
@@ -37,6 +28,7 @@ class BudgetPlan:
         spec: The space, which has a budget.
         allocation: Resources of a trial.
         directory: Of the search; has the measurement if the search has begun.
+        images: Those of the space.
 
     Attributes:
         budget: As it will be when the search begins.
@@ -45,11 +37,14 @@ class BudgetPlan:
         UserError: Two full runs do not fit, or an epoch could not be timed.
     """
 
-    def __init__(self, spec: SearchSpec, allocation: Allocation, directory: Path) -> None:
+    def __init__(
+        self, spec: SearchSpec, allocation: Allocation, directory: Path, images: Images
+    ) -> None:
         assert spec.study.budget is not None
         speed = load_speed(directory) or Speed()
         self._measured = "when the search began" if speed.pace else "just now"
-        self._pace = Pace(**speed.pace) if speed.pace else _measured(spec, allocation, speed)
+        known = Pace(**speed.pace) if speed.pace else None
+        self._pace = known or _measured(spec, allocation, speed, images)
         self._spec = spec
         total_s = spec.study.budget.seconds(allocation.gpus)
         self.budget = Budget(
@@ -150,15 +145,13 @@ def first_judged(spec: SearchSpec) -> int:
     return first_prunable_step(spec.example())
 
 
-def _measured(spec: SearchSpec, allocation: Allocation, speed: Speed) -> Pace:
+def _measured(spec: SearchSpec, allocation: Allocation, speed: Speed, images: Images) -> Pace:
     """Time an epoch in a process that may import torch."""
-    size, count = _images(spec.data)
-    channels, classes = classes_of(spec.data)
     threads = allocation.threads_per_trial
     order = {
         "configs": [as_run(c, threads, allocation) for c in paced(speed.applied_to(spec))],
-        "shape": [channels, size, size, classes],
-        "images": _divided(spec.data, count),
+        "shape": [images.channels, images.side, images.side, images.classes],
+        "images": [max(2, images.train), images.validation],
     }
     try:
         done = subprocess.run(
@@ -172,22 +165,3 @@ def _measured(spec: SearchSpec, allocation: Allocation, speed: Speed) -> Pace:
         return Pace.of(json.loads(done.stdout))
     except (OSError, subprocess.SubprocessError, ValueError, TypeError) as error:
         raise UserError(f"study.budget: an epoch could not be timed here: {error}") from None
-
-
-def _images(data: DataConfig) -> tuple[int, int]:
-    """Return pixels a side and the number of images that are not sealed."""
-    if data.name in _SIZES:
-        return _SIZES[data.name]
-    folder = expanded(data.root or ".") / "train"
-    count = sum(path.is_file() for path in folder.glob("*/*"))
-    if not count or data.image_size is None:
-        raise UserError(f"study.budget: {folder} holds no images, so no epoch can be timed")
-    return data.image_size, count
-
-
-def _divided(data: DataConfig, count: int) -> tuple[int, int]:
-    """Return how many images are trained on, and how many validate."""
-    wanted = data.validation
-    validation = wanted if isinstance(wanted, int) else round(wanted * count)
-    train = min(max(2, count - validation), data.train_limit or count)
-    return max(2, train), validation

@@ -12,7 +12,7 @@ from okddip_search.errors import UserError
 from okddip_search.masking import masked
 from trainer.config.data import DataConfig
 from trainer.data.images import DataError
-from trainer.data.sources import require_part
+from trainer.data.parts import require_part
 from trainer.test_set import Opening, OpeningError, read_openings, weights_digest
 
 

@@ -20,16 +20,18 @@ from okddip_search.space.model import SearchSpec
 from trainer.data.base import DevelopmentData
 from trainer.data.images import DataError
 from trainer.data.load import load_development_data
+from trainer.data.survey import describe
 
 logger = logging.getLogger(__name__)
 
 
 def load_data(spec: SearchSpec, directory: Path, terminal: Console) -> DevelopmentData:
-    """Read the training and validation images, and report how many were skipped."""
+    """Read the training and validation images, and report how many there are of each part."""
     try:
         data = load_development_data(spec.data, cache_dir=directory.resolve())
     except DataError as error:
         raise UserError(f"data: {error}") from None
+    terminal.print(describe(data.survey), soft_wrap=True)
     if data.skipped:
         skipped = f"{data.skipped} images cannot be decoded and are skipped; their names: "
         terminal.print(f"{skipped}{directory}/corrupt-train.txt", soft_wrap=True)

@@ -46,6 +46,7 @@ from okddip_search.tracking.schema import require_schema
 from okddip_search.tracking.store import target_of
 from okddip_search.tracking.worker import Stage, Tracker, chosen_uri
 from trainer.data.base import DevelopmentData
+from trainer.data.survey import describe
 from trainer.io.files import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -215,6 +216,7 @@ class Session:
             "okddip.command": masked(self.request.command),
             "okddip.space": spec.name,
             "okddip.data_fingerprint": self.data.fingerprint,
+            "okddip.images": describe(self.data.survey),
             "okddip.reduction": spec.objective.words,
             "okddip.slots": str(self.allocation.slots),
             "okddip.host": platform.node(),

@@ -385,6 +385,7 @@ def _provenance(sources: Sources) -> dict[str, Any]:
         "split_seed": sources.spec.data.split_seed,
         "confirm_seeds": (sources.confirm or {}).get("seeds"),
         "data_fingerprint": sources.study_attrs.get(FINGERPRINT) or run.get("data_fingerprint"),
+        "images": tags.get("images"),
         "first_trial_started": _iso(min(begun, default=None)),
         "last_trial_ended": _iso(max(ended, default=None)),
     }

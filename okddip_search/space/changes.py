@@ -9,7 +9,8 @@ from okddip_search.space.model import SearchSpec
 
 KEPT = ("data.", "trainer.", "search.", "objective.", "study.seed")
 """What ranks the trials, makes their seeds, or is in their checkpoints."""
-FREE = ("data.root", "data.download", "data.workers")
+FREE = ("data.root", "data.download", "data.workers", "data.test", "data.own_validation")
+"""Of these, what makes other images of a data set is found by their fingerprint."""
 
 
 def require_unchanged(began: SearchSpec, now: SearchSpec, directory: Path) -> None:

@@ -104,6 +104,8 @@ def _load(
         place = document.rename("confirm", old, new)
         if place and not is_saved:
             logger.warning(RENAMED_NOTE, place, f"confirm.{old}", f"confirm.{new}")
+    if is_saved:
+        _divide_as_begun(document)
     for text in overrides:
         _apply(document, text)
     _rename_executor(document, is_saved)
@@ -112,6 +114,16 @@ def _load(
             keys = tuple(key.split("."))
             document.override(keys, value, f"--{keys[-1]}")
     return check_space(document, is_saved=is_saved)
+
+
+def _divide_as_begun(document: Document) -> None:
+    """Keep all images of a folder where they were when test and validation folders did not count.
+
+    Earlier versions drew the validation images from the training part and no test images at all.
+    """
+    fields = document.values.get("data")
+    if isinstance(fields, dict) and fields.get("name") == "image_folder" and "test" not in fields:
+        fields |= {"test": 0, "own_validation": False}
 
 
 def _rename_executor(document: Document, is_saved: bool) -> None:

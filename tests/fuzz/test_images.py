@@ -19,7 +19,7 @@ from trainer.config.data import DataConfig
 from trainer.data.decoding import check_images
 from trainer.data.images import DataError
 from trainer.data.load import load_development_data
-from trainer.data.sources import read_part
+from trainer.data.parts import read_part
 
 CPU = torch.device("cpu")
 SIDE = 8
@@ -67,14 +67,22 @@ GOOD = {
     "turned": made("RGB", "JPEG", exif=ORIENTED),
     "progressive": made("RGB", "JPEG", progressive=True),
     "one pixel": saved(Image.new("RGB", (1, 1)), "PNG"),
+    "a GIF": saved(Image.new("L", (8, 8)), "GIF"),
+    "a BMP": saved(Image.new("L", (8, 8)), "BMP"),
+    "a WebP": made("RGBA", "WEBP"),
+    "an AVIF": made("RGB", "AVIF"),
+    "a TIFF of 16 bits": made("I;16", "TIFF"),
+    "a PPM": made("RGB", "PPM"),
+    "a TGA": made("RGBA", "TGA"),
+    "JPEG 2000": made("RGB", "JPEG2000"),
     "long": saved(Image.new("L", (3000, 1)), "PNG"),
 }
 BAD = {
     "nothing": b"",
     "text": b"no image at all",
     "zeros": bytes(2048),
-    "a GIF": saved(Image.new("L", (8, 8)), "GIF"),
-    "a BMP": saved(Image.new("L", (8, 8)), "BMP"),
+    "a TIFF of floats": saved(Image.new("F", (8, 8)), "TIFF"),
+    "PostScript": saved(Image.new("RGB", (8, 8)), "EPS"),  # Ghostscript would run it
     "no pixels": png(8, 8),
     "no width": png(0, 8),
     "a bomb": png(60_000, 60_000, data=bytes(100)),
@@ -92,7 +100,13 @@ BAD = {
 
 
 def config(root: Path, **fields) -> DataConfig:
-    usual = {"name": "image_folder", "root": str(root), "image_size": SIDE, "validation": 0.5}
+    usual = {
+        "name": "image_folder",
+        "root": str(root),
+        "image_size": SIDE,
+        "validation": 0.5,
+        "test": 0,
+    }
     return DataConfig(**usual | fields)
 
 
@@ -258,7 +272,7 @@ def test_folders_that_are_refused_by_name(root):
                 raise
 
     (root / "train" / "c").mkdir()
-    refused("c holds no .jpg")
+    refused("c holds no image")
     (root / "train" / "c").rmdir()
     (root / "train" / "c").symlink_to("c")
     refused("1 broken link")

@@ -10,7 +10,7 @@ from trainer.config.data import DataConfig
 from trainer.data import resident as data
 from trainer.data.images import DataError, stratified_draw
 from trainer.data.load import development_data_from_arrays, load_development_data
-from trainer.data.sources import read_part
+from trainer.data.parts import read_part
 
 
 def test_division_is_stratified_disjoint_and_seeded():

@@ -4,6 +4,7 @@ import pytest
 
 import trainer.engine.checkpoint
 from okddip_search.cli import disk
+from okddip_search.cli.images import Images, count_images
 from okddip_search.space.load import load_space
 from trainer.config.data import DataConfig
 from trainer.config.train import TrainConfig
@@ -11,6 +12,7 @@ from trainer.data.load import load_development_data
 from trainer.engine.run import TrainingRun
 from trainer.tools.footprint import footprint
 
+DIGITS = Images("", 1293, 144, 360, channels=1, classes=10, side=8)
 DATA = {"name": "digits", "train_limit": 60, "validation": 50}
 SPACE = """\
 name: sizes
@@ -78,7 +80,7 @@ def test_the_estimate_grows_with_slots_trials_and_what_is_kept(tmp_path):
     )
 
     def total(spec=spec, slots=2, own_store=True):
-        estimate = disk.estimate_disk(spec, slots, own_store=own_store)
+        estimate = disk.estimate_disk(spec, slots, DIGITS, own_store=own_store)
         assert estimate is not None
         return estimate.total
 
@@ -92,16 +94,18 @@ def test_the_estimate_grows_with_slots_trials_and_what_is_kept(tmp_path):
 
 def test_a_space_whose_networks_cannot_be_counted_is_not_guessed(monkeypatch):
     monkeypatch.setattr(disk.sys, "executable", "/nowhere/python")
-    assert disk.estimate_disk(load_space("digits"), 2, own_store=True) is None
+    assert disk.estimate_disk(load_space("digits"), 2, DIGITS, own_store=True) is None
 
 
-@pytest.mark.parametrize(("streaming", "confirm", "images"), [(0, 0, 3), (0, 1, 5), (1, 1, 0)])
+@pytest.mark.parametrize(("streaming", "confirm", "images"), [(0, 0, 7), (0, 1, 9), (1, 1, 0)])
 def test_decoded_images_count_where_they_are_kept(tmp_path, streaming, confirm, images):
-    for name in ("train/cat/0", "train/cat/1", "train/dog/0", "test/cat/0", "test/dog/0"):
+    names = [f"train/cat/{n}" for n in range(4)] + [f"train/dog/{n}" for n in range(3)]
+    for name in (*names, "test/cat/0", "test/dog/0"):
         (tmp_path / f"{name}.png").parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / f"{name}.png").touch()
     data = {"name": "image_folder", "root": str(tmp_path), "image_size": 32}
     text = SPACE.replace("{name: digits}", str({**data, "streaming": bool(streaming)}))
     (tmp_path / "sizes.yaml").write_text(text + "confirm: {top: 1}\n" * confirm)
-    estimate = disk.estimate_disk(load_space(tmp_path / "sizes.yaml"), 2, own_store=True)
+    spec = load_space(tmp_path / "sizes.yaml")
+    estimate = disk.estimate_disk(spec, 2, count_images(spec.data), own_store=True)
     assert estimate.parts.get("decoded images", 0) == images * 3 * 32 * 32

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from trainer.config.data import DataConfig
 from trainer.config.strict import ConfigError
 from trainer.config.train import TrainConfig
-from trainer.data import sources
 from trainer.data.base import DevelopmentData
 from trainer.data.load import load_development_data
+from trainer.data.parts import read_part
+from trainer.data.sources.digits import Digits
 from trainer.engine import hardware
 from trainer.engine import trainer as engine
 from trainer.engine.evaluation import evaluate
@@ -336,14 +337,14 @@ def test_no_step_makes_the_cpu_wait_for_the_gpu(data, precision):
 
 
 def test_a_whole_run_never_asks_for_the_test_part(monkeypatch, tmp_path):
-    reader, asked = sources._SOURCES["digits"], []
+    read, asked = Digits.read, []
 
-    def sealed(config, part, cache_dir):
+    def sealed(self, part):
         asked.append(part)
         assert part != "test", "the test set was opened"
-        return reader(config, part, cache_dir)
+        return read(self, part)
 
-    monkeypatch.setitem(sources._SOURCES, "digits", sealed)
+    monkeypatch.setattr(Digits, "read", sealed)
     config = tiny(epochs=1)
     with TrainingRun(config, load_development_data(config.data), tmp_path) as run:
         run.step()
@@ -352,7 +353,7 @@ def test_a_whole_run_never_asks_for_the_test_part(monkeypatch, tmp_path):
 
 def test_no_image_within_reach_of_a_trainer_is_a_test_image(data):
     trainer = Trainer(tiny(), data)
-    test = sources.read_part(DataConfig(name="digits"), "test")
+    test = read_part(DataConfig(name="digits"), "test")
     forbidden = {image.numpy().tobytes() for image in test.images_NCHW}
     evaluated = trainer._validation._images_NHWC
     padded = trainer._batches._lines.untyped_storage()

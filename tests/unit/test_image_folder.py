@@ -13,10 +13,10 @@ from sklearn.datasets import load_digits
 
 from trainer.config.data import DataConfig
 from trainer.config.strict import ConfigError
-from trainer.data import image_folder
+from trainer.data import decoded as decoding
 from trainer.data.images import DataError
 from trainer.data.load import load_development_data
-from trainer.data.sources import read_part
+from trainer.data.parts import read_part
 
 
 def write_digits(folder: Path, count: int = 60, suffix: str = ".png") -> None:
@@ -36,7 +36,9 @@ def folder_root(tmp_path) -> Path:
 
 
 def folder_config(root: Path, **fields: object) -> DataConfig:
-    return DataConfig(**{"name": "image_folder", "root": str(root), "image_size": 8, **fields})
+    return DataConfig(
+        **{"name": "image_folder", "root": str(root), "image_size": 8, "test": 0, **fields}
+    )
 
 
 def test_image_folder_reads_rgb_in_sorted_order(folder_root):
@@ -117,10 +119,8 @@ def test_decoded_images_are_kept_in_one_file_without_pickle(folder_root, tmp_pat
     assert kept.name.startswith("images-train-") and kept.suffix == ".safetensors"
 
     decoded = []
-    decode = image_folder._decode
-    monkeypatch.setattr(
-        image_folder, "_decode", lambda *args: decoded.append(args) or decode(*args)
-    )
+    decode = decoding._decode
+    monkeypatch.setattr(decoding, "_decode", lambda *args: decoded.append(args) or decode(*args))
     assert same(read_part(config, "train", cache), first) and not decoded
 
     kept.write_bytes(kept.read_bytes()[:-5])  # cut short: decoded again and mended
@@ -215,7 +215,7 @@ def test_an_unusable_folder_says_what_is_missing(folder_root, tmp_path):
         read_part(folder_config(tmp_path / "absent"), "train")
     empty = folder_root / "train" / "empty"
     empty.mkdir()
-    with pytest.raises(DataError, match="empty holds no .jpg"):
+    with pytest.raises(DataError, match="empty holds no image that Pillow reads .nothing at all"):
         read_part(folder_config(folder_root), "train")
     empty.rmdir()
     for name in ("1", "2"):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from trainer import test_set
 from trainer.config.data import DataConfig
-from trainer.data import sources
+from trainer.data import parts
 from trainer.data.images import DataError
 from trainer.group.group import single_network
 from trainer.leader.leader import LeaderInfo, load_leader, save_leader
@@ -58,7 +58,7 @@ def events(log: Path) -> list[object]:
 @pytest.fixture
 def seen(log, monkeypatch) -> list[tuple[str, list[object]]]:
     """Whenever images are read: which part, and what the log said at that moment."""
-    read, seen = sources.read_part, []
+    read, seen = parts.read_part, []
 
     def watch(config, part, cache_dir=None):
         seen.append((part, events(log)))
@@ -124,7 +124,7 @@ def test_every_leader_gets_what_it_gets_alone_in_the_order_asked_for(leaders, lo
 def test_the_numbers_equal_a_recomputation(leaders, log, monkeypatch):
     monkeypatch.setattr(test_set, "BATCH", 100)  # the last batch has 60 images
     [result] = open_test(leaders[:1], DIGITS, log=log, reason="")
-    test = sources.read_part(DIGITS, "test")
+    test = parts.read_part(DIGITS, "test")
     network = load_leader(leaders[0]).module
     right, surprise = 0, 0.0
     with torch.inference_mode():

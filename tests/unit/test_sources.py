@@ -16,10 +16,11 @@ from torch.nn import functional
 from torchvision import datasets as torchvision_datasets
 
 from trainer.config.data import DataConfig
-from trainer.data import sources
+from trainer.data import parts
 from trainer.data.images import DataError
 from trainer.data.load import load_development_data
-from trainer.data.sources import read_part
+from trainer.data.parts import read_part
+from trainer.data.sources import cifar, idx
 
 # Digits
 
@@ -54,7 +55,7 @@ def test_digits_are_bytes_over_the_full_range_in_a_fixed_division():
 )
 def test_resizing_pools_areas_or_interpolates(size, expect):
     images = torch.randint(0, 256, (1030, 1, 28, 28), dtype=torch.uint8)  # more than one chunk
-    resized = sources._resize(images, size)
+    resized = parts._resize(images, size)
     assert resized.dtype == torch.uint8
     assert (resized - expect(images.float())).abs().max() <= 0.501
 
@@ -156,7 +157,7 @@ def test_a_failed_download_names_the_cause(tmp_path, monkeypatch):
 
 def test_root_null_means_debians_folder_or_else_data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sources, "_DEBIAN_FASHION_MNIST", tmp_path / "debian")
+    monkeypatch.setattr(idx.FashionMNIST, "system_folders", (tmp_path / "debian",))
     fashion_root(tmp_path / "data", count=50)
     assert len(read_part(DataConfig(name="fashion_mnist"), "train")) == 50
     fashion_root(tmp_path / "debian", count=70)
@@ -165,7 +166,7 @@ def test_root_null_means_debians_folder_or_else_data(tmp_path, monkeypatch):
 
 
 def test_root_null_finds_debians_fashion_mnist():
-    if not sources._DEBIAN_FASHION_MNIST.is_dir():
+    if not idx.FashionMNIST.system_folders[0].is_dir():
         pytest.skip("Debian's package dataset-fashion-mnist is not installed")
     loaded = load_development_data(DataConfig(name="fashion_mnist", image_size=14))
     assert (len(loaded.train), len(loaded.validation)) == (54_000, 6_000)
@@ -257,7 +258,7 @@ def test_a_planted_pickle_is_refused_before_anything_of_it_runs(tmp_path, monkey
 
     # Should a checksum ever be wrong or forged, the names in the pickle are still checked.
     with pytest.raises(pickle.UnpicklingError, match="mkdir has no business"):
-        sources._read_verified_pickle(path, hashlib.md5(planted).hexdigest())
+        cifar._read_verified_pickle(path, hashlib.md5(planted).hexdigest())
     assert not witness.exists()
     pickle.loads(planted)
     assert witness.exists()  # the plant was a live one

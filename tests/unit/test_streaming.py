@@ -68,7 +68,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def config(root: Path, **fields: object) -> DataConfig:
     values = {"name": "image_folder", "root": str(root), "image_size": 28, "streaming": True}
-    return DataConfig(**{**values, "validation": 15, **fields})
+    return DataConfig(**{**values, "validation": 15, "test": 0, **fields})
 
 
 def load(root: Path, **fields: object) -> StreamedData:

@@ -1,13 +1,17 @@
 """Which images to train on, and how they are divided."""
 
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from trainer.config.strict import ConfigError, Count, Fraction, StrictModel
 from trainer.io.text import is_plain, truncate
+from trainer.registry import DATA_SETS
 
-DatasetName = Literal["digits", "fashion_mnist", "cifar10", "cifar100", "image_folder"]
+if TYPE_CHECKING:
+    DatasetName = str
+else:  # one line in the registry is all that a new data set takes
+    DatasetName = Literal[tuple(DATA_SETS)]
 
 
 def require_plain(field: str, text: object) -> None:
@@ -22,18 +26,32 @@ class DataConfig(StrictModel):
     name: DatasetName = Field(default="digits", description="data set")
     root: str | None = Field(
         default=None,
-        description="folder of the files; null: the data set's usual place (digits need none)",
+        description="folder of the files, or the file of csv, parquet and npz; ~, $HOME and ${VAR} "
+        "are replaced; null: the data set's usual place (digits need none)",
     )
     download: bool = Field(
-        default=False, description="fetch cifar10, cifar100 or fashion_mnist if absent"
+        default=False, description="fetch the original files of cifar10, cifar100 or *mnist"
     )
     image_size: Annotated[int, Field(ge=8, le=512)] | None = Field(
         default=None,
-        description="pixels a side after resizing; null: native; image_folder needs it",
+        description="pixels a side after resizing; null: native; image files need it",
     )
     validation: Count | Fraction = Field(
         default=0.1,
         description="validation images: a fraction of the training set, or their number",
+    )
+    own_validation: bool = Field(
+        default=True,
+        description="take the data set's own validation images where it has some, and draw none",
+    )
+    test: Annotated[int, Field(ge=0)] | Fraction = Field(
+        default=0.2,
+        description="images that are sealed for the test where the data set has no test part: a "
+        "fraction of the training set, or their number; 0: none",
+    )
+    rare_classes: Literal["refuse", "train"] = Field(
+        default="refuse",
+        description="classes with too few images for every part: an error, or trained on alone",
     )
     train_limit: Count | None = Field(
         default=None, description="train on a stratified subset of so many images; null: all"
@@ -49,11 +67,11 @@ class DataConfig(StrictModel):
     )
     streaming: bool = Field(
         default=False,
-        description="image_folder: decode from disk in every epoch, crop at random sizes",
+        description="image files: decode from disk in every epoch, crop at random sizes",
     )
     corrupt: Literal["fatal", "skip"] = Field(
         default="fatal",
-        description="image_folder: what images that cannot be decoded are: an error that lists "
+        description="image files: what those that cannot be decoded are: an error that lists "
         "them, or left out and listed in a file",
     )
     workers: Annotated[int, Field(ge=0, le=256)] | None = Field(
@@ -64,15 +82,16 @@ class DataConfig(StrictModel):
 
     @model_validator(mode="after")
     def _streaming_fits(self) -> Self:
+        in_memory = not DATA_SETS[self.name].has_files
         problems = {
-            "streaming": self.streaming and self.name != "image_folder",
-            "corrupt": self.corrupt == "skip" and self.name != "image_folder",
+            "streaming": self.streaming and in_memory,
+            "corrupt": self.corrupt == "skip" and in_memory,
             "pad": self.streaming and self.pad is not None,
             "workers": not self.streaming and self.workers is not None,
         }
         texts = {
-            "streaming": f"{self.name} is held in memory; only image_folder can be streamed",
-            "corrupt": f"{self.name} is checked as a whole; only image_folder can be in part",
+            "streaming": f"{self.name} is held in memory; only image files can be streamed",
+            "corrupt": f"{self.name} is checked as a whole; only image files can be in part",
             "pad": "streaming crops at random sizes and pads nothing; leave it out",
             "workers": "only streaming decodes in processes of its own; leave it out",
         }
@@ -86,9 +105,10 @@ class DataConfig(StrictModel):
         return self
 
     @model_validator(mode="after")
-    def _image_folder_is_complete(self) -> Self:
-        if self.name == "image_folder":
-            missing = [key for key in ("root", "image_size") if getattr(self, key) is None]
-            if missing:
-                raise ConfigError([((key,), "image_folder needs it") for key in missing])
+    def _says_where_and_how_large(self) -> Self:
+        info = DATA_SETS[self.name]
+        needed = {"root": info.needs_root, "image_size": info.has_files}
+        missing = [key for key, needs in needed.items() if needs and getattr(self, key) is None]
+        if missing:
+            raise ConfigError([((key,), f"{self.name} needs it") for key in missing])
         return self

@@ -3,7 +3,7 @@
 import hashlib
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -29,6 +29,8 @@ class DevelopmentData(ABC):
         has_merged_splits: whether ``train`` holds the validation images as well (`merged_splits`):
             an accuracy measured on them then estimates nothing.
         skipped: images that could not be decoded and are in neither set (`DataConfig.corrupt`).
+        survey: number of images and classes of each part, and of files left out, as plain values
+            (`trainer.data.survey`).
     """
 
     train: Images
@@ -39,6 +41,7 @@ class DevelopmentData(ABC):
     fingerprint: str
     has_merged_splits: bool = field(default=False, kw_only=True)
     skipped: int = field(default=0, kw_only=True)
+    survey: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
 
     def merged_splits(self) -> Self:
         """Return the same data with all of its images to learn from, for a last training.

@@ -1,7 +1,8 @@
 """Images that cannot be decoded: found, listed once, and skipped or fatal."""
 
+import contextlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from trainer.config.data import DataConfig
 from trainer.data.images import DataError, Part, abbreviate
+from trainer.data.listing import image_formats
 from trainer.io.files import write_atomically
 from trainer.io.text import printable, truncate
 
@@ -29,7 +31,7 @@ def open_rgb(path: Path, *, smallest: bool = False) -> "Image.Image":
     """Decode to RGB, upright; transparency becomes white, 16-bit grey 8-bit.
 
     Args:
-        path: A JPEG or PNG file.
+        path: A file in any of Pillow's image formats; of several frames or pages, the first.
         smallest: Whether a JPEG may come at an eighth of its size, in a fraction of the time.
 
     Raises:
@@ -38,18 +40,33 @@ def open_rgb(path: Path, *, smallest: bool = False) -> "Image.Image":
     import numpy as np
     from PIL import Image, ImageOps
 
-    with Image.open(path, formats=("JPEG", "PNG")) as opened:
+    with Image.open(path, formats=image_formats()) as opened:
         if opened.width * opened.height > MAX_PIXELS:
             raise ValueError(f"{opened.width} × {opened.height} are more than {MAX_PIXELS} pixels")
         if smallest:
             opened.draft(None, (1, 1))
         image: Image.Image = ImageOps.exif_transpose(opened)
+        if image.mode == "F":
+            raise ValueError("pixels are floats, of which nobody knows which is white")
         if image.mode.startswith("I"):  # convert() would clip all but the darkest 256 levels
-            image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+            levels = np.asarray(image)
+            if levels.min() < 0 or levels.max() > 65_535:
+                raise ValueError(f"{levels.min()} to {levels.max()} are more than 16 bits of grey")
+            image = Image.fromarray((levels // 257).astype(np.uint8))
         if image.has_transparency_data:
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image.convert("RGBA"))
         return image.convert("RGB")
+
+
+@contextlib.contextmanager
+def file_errors(folder: Path) -> Iterator[None]:
+    """Turn errors of the file system into a ``DataError``."""
+    try:
+        yield
+    except OSError as error:
+        place = printable(error.filename or folder)
+        raise DataError(f"cannot read {place} ({error.strerror or error})") from error
 
 
 def check_images(paths: Sequence[Path]) -> dict[int, str]:

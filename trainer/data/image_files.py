@@ -2,8 +2,10 @@
 
 import hashlib
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,13 @@ import torch
 from torch import Tensor
 
 from trainer.config.data import DataConfig
-from trainer.data.decoding import check_images, require_decodable
-from trainer.data.image_folder import file_errors, list_image_folder
+from trainer.data.decoding import check_images, file_errors, require_decodable
 from trainer.data.images import Part
+from trainer.data.parts import list_part
 from trainer.io.files import read_json, write_json
+
+_CHUNK = 256
+"""Files that a thread asks the file system about in a row."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,13 +29,15 @@ class ImageFiles:
 
     Attributes:
         folder: of the part, absolute.
-        names_N: paths below the folder as fixed-width bytes: processes share an array of them
-            without copying, a list of a million strings they would not.
+        names_N: paths below the folder, in full for files elsewhere, as fixed-width bytes:
+            processes share an array of them without copying, a list of a million strings they
+            would not.
         bytes_N: int64, sizes of the files.
         labels_N: int64 in [0, num_classes).
         class_names: one per class, in the order of the labels.
         side: pixels a side, as the network sees them.
         skipped: images of the part that cannot be decoded and are not in here.
+        left_out: number of files that lie there and are no images of the part, by reason.
     """
 
     folder: Path
@@ -40,6 +47,7 @@ class ImageFiles:
     class_names: tuple[str, ...]
     side: int
     skipped: int = 0
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Number of images N."""
@@ -81,9 +89,12 @@ class ImageFiles:
 
     def followed_by(self, other: "ImageFiles") -> "ImageFiles":
         """Return these images and then those of another part of the same data set."""
+        theirs_N = other.names_N
+        if other.folder != self.folder:
+            theirs_N = np.array([os.fsencode(path) for path in other.paths()], dtype=np.bytes_)
         return ImageFiles(
             self.folder,
-            np.concatenate((self.names_N, other.names_N)),
+            np.concatenate((self.names_N, theirs_N)),
             np.concatenate((self.bytes_N, other.bytes_N)),
             torch.cat((self.labels_N, other.labels_N)),
             self.class_names,
@@ -92,7 +103,7 @@ class ImageFiles:
 
 
 def read_image_files(config: DataConfig, part: Part, cache_dir: Path | None = None) -> ImageFiles:
-    """List ``root/<part>/<class>/*``, by class and name, after a look at every image.
+    """List the image files of a part, by class and name, after a look at every image.
 
     The look takes a fraction of an epoch and happens once for the same files: a search must not
     come upon an image that cannot be decoded after a night.
@@ -101,7 +112,7 @@ def read_image_files(config: DataConfig, part: Part, cache_dir: Path | None = No
 
     Args:
         config: Where they are.
-        part: ``"train"`` or ``"test"``.
+        part: ``"train"``, ``"validation"`` or ``"test"``.
         cache_dir: Where it is kept which of them can be decoded; None: nowhere.
 
     Raises:
@@ -109,20 +120,27 @@ def read_image_files(config: DataConfig, part: Part, cache_dir: Path | None = No
             images cannot be decoded and ``config.corrupt`` is ``"fatal"``.
     """
     assert config.image_size is not None  # DataConfig sees to it
-    folder, class_names, files = list_image_folder(config, part)
-    with file_errors(folder), ThreadPoolExecutor(16) as pool:
-        stats = pool.map(lambda group: [path.stat() for path in group], files)
-        facts = [(stat.st_size, stat.st_mtime_ns) for group in stats for stat in group]
-    bytes_N = np.array([size for size, _ in facts], dtype=np.int64)
-    names = [os.fsencode(f"{path.parent.name}/{path.name}") for group in files for path in group]
-    counts_C = torch.tensor([len(group) for group in files])
-    labels_N = torch.arange(len(files)).repeat_interleave(counts_C)
+    listing = list_part(config, part)
+    with file_errors(listing.folder), ThreadPoolExecutor(16) as pool:
+        chunks = [listing.paths[i : i + _CHUNK] for i in range(0, len(listing), _CHUNK)]
+        stats = chain(*pool.map(lambda paths: [path.stat() for path in paths], chunks))
+        facts = [(stat.st_size, stat.st_mtime_ns) for stat in stats]
     listed = ImageFiles(
-        folder, np.array(names, dtype=np.bytes_), bytes_N, labels_N, class_names, config.image_size
+        listing.folder,
+        np.array([os.fsencode(listing.name(path)) for path in listing.paths], dtype=np.bytes_),
+        np.array([size for size, _ in facts], dtype=np.int64),
+        listing.labels_N,
+        listing.class_names,
+        config.image_size,
+        left_out=listing.left_out,
     )
     failures = _failures(listed, [time for _, time in facts], part, cache_dir)
     kept_N = require_decodable(config, part, listed.paths(), failures, cache_dir)
-    return listed if not failures else replace(listed.subset(kept_N), skipped=len(failures))
+    return (
+        listed
+        if not failures
+        else replace(listed.subset(kept_N), skipped=len(failures), left_out=listed.left_out)
+    )
 
 
 def _failures(

@@ -1,7 +1,7 @@
 """Labelled images in memory, and what all modules that make them share."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal, Protocol, Self
 
 import torch
@@ -10,15 +10,15 @@ from torch import Tensor
 from trainer.errors import TrainerError
 from trainer.io.text import printable
 
-Part = Literal["train", "test"]
+Part = Literal["train", "validation", "test"]
 
 
 class DataError(TrainerError, ValueError):
     """Data that is missing or cannot be used. The message says what, and what to do about it."""
 
 
-class Images(Protocol):
-    """A set of labelled images, wherever their pixels are."""
+class Labelled(Protocol):
+    """What is known of a set of images without their pixels."""
 
     @property
     def labels_N(self) -> Tensor:
@@ -27,6 +27,14 @@ class Images(Protocol):
     @property
     def class_names(self) -> tuple[str, ...]:
         """One per class, in the order of the labels."""
+
+    @property
+    def left_out(self) -> Mapping[str, int]:
+        """Number of files that lie there and are no images of the set, by reason."""
+
+
+class Images(Labelled, Protocol):
+    """A set of labelled images, wherever their pixels are."""
 
     @property
     def num_classes(self) -> int:
@@ -56,12 +64,14 @@ class ImageSet:
         labels_N: int64 in [0, num_classes).
         class_names: one per class, in the order of the labels.
         skipped: images of the part that could not be decoded and are not in here.
+        left_out: number of files that lie there and are no images of the part, by reason.
     """
 
     images_NCHW: Tensor
     labels_N: Tensor
     class_names: tuple[str, ...]
     skipped: int = 0
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Number of images N."""
@@ -92,10 +102,37 @@ class ImageSet:
         return ImageSet(images_NCHW, torch.cat((self.labels_N, other.labels_N)), self.class_names)
 
 
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """The labels of images whose pixels nobody needs yet.
+
+    Attributes:
+        labels_N: int64 in [0, num_classes).
+        class_names: one per class, in the order of the labels.
+        left_out: number of files that lie there and are no images of the set, by reason.
+    """
+
+    labels_N: Tensor
+    class_names: tuple[str, ...]
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+    def subset(self, indices: Tensor) -> "Labels":
+        """Return the labels at int64 ``indices``, in that order."""
+        return Labels(self.labels_N[indices], self.class_names, self.left_out)
+
+
 def stratified_draw(
-    labels_N: Tensor, count: int, generator: torch.Generator
+    labels_N: Tensor, count: int, generator: torch.Generator, *, leave: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Draw ``count`` of N images so that every class keeps its share, to within one image.
+
+    A class whose share rounds to nothing gets one image all the same, at the cost of the largest.
+
+    Args:
+        labels_N: Class indices, int64.
+        count: Images to draw.
+        generator: Decides which.
+        leave: Images that each class with more than that must keep among the others.
 
     Returns:
         Indices of the drawn images and of the others, int64, ascending.
@@ -106,6 +143,7 @@ def stratified_draw(
     missing = count - int(quota_C.sum())
     by_remainder = (sizes_C * count % total).argsort(descending=True, stable=True)
     quota_C[by_remainder[:missing]] += 1
+    quota_C = _with_every_class(quota_C, sizes_C, leave)
 
     order_N = torch.randperm(total, generator=generator)
     order_N = order_N[labels_N[order_N].argsort(stable=True)]  # by class, shuffled within it
@@ -113,6 +151,27 @@ def stratified_draw(
     rank_N = torch.arange(total) - (sizes_C.cumsum(0) - sizes_C)[sorted_N]
     drawn_N = rank_N < quota_C[sorted_N]
     return order_N[drawn_N].sort().values, order_N[~drawn_N].sort().values
+
+
+def _with_every_class(quota_C: Tensor, sizes_C: Tensor, leave: int) -> Tensor:
+    """Change as little as possible of how many of each class are drawn, so that none goes without.
+
+    Classes with at most ``leave`` images keep their number. Where it cannot be done, all do.
+    """
+    large_C = sizes_C > leave
+    low = torch.where(large_C, 1, quota_C).tolist()
+    high = torch.where(large_C, sizes_C - leave, quota_C).tolist()
+    bounds = list(zip(quota_C.tolist(), low, high, strict=True))
+    found = [min(max(quota, least), most) for quota, least, most in bounds]
+    excess = sum(found) - int(quota_C.sum())
+    step, end = (-1, low) if excess > 0 else (1, high)
+    for _ in range(abs(excess)):
+        room = [abs(limit - number) for limit, number in zip(end, found, strict=True)]
+        richest = max(range(len(found)), key=room.__getitem__)
+        if room[richest] == 0:
+            return quota_C
+        found[richest] += step
+    return torch.tensor(found)
 
 
 def abbreviate(items: Iterable[object], shown: int = 3) -> str:

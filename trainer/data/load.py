@@ -1,9 +1,9 @@
-"""The data of a run: the training part of a data set, divided with a seed; the test part sealed.
+"""The data of a run: training and validation images; the test part stays sealed.
 
-`load_development_data` reads the training part alone (`trainer.data.sources`) and divides it into
-training and validation images; `trainer.test_set` is the only caller that asks for the test
-part. The pixels are in memory (`ResidentData`) or stay on disk (`StreamedData`); a run sees only
-`DevelopmentData`.
+`load_development_data` reads the training part (`trainer.data.parts`) and divides it with a seed,
+unless the data set has validation images of its own; `trainer.test_set` is the only caller that
+reads the test part. The pixels are in memory (`ResidentData`) or stay on disk (`StreamedData`); a
+run sees only `DevelopmentData`.
 """
 
 from pathlib import Path
@@ -15,14 +15,15 @@ from trainer.data.resident import ResidentData, load_resident_data
 
 
 def load_development_data(config: DataConfig, cache_dir: Path | None = None) -> DevelopmentData:
-    """Read the training part of a data set and divide it. No test file is opened.
+    """Read the training and validation images of a data set. No test image is opened.
 
-    The validation images are a stratified draw from the whole training part that depends on
-    ``split_seed`` and ``validation`` alone; ``train_limit`` is a stratified draw from the rest.
+    Unless the data set has its own, the validation images are a stratified draw from the training
+    part that depends on ``split_seed`` and ``validation`` alone; ``train_limit`` is a stratified
+    draw from the rest. Without a test part, test images are drawn before, and stay on disk.
 
     Args:
         config: which data, and how to divide it.
-        cache_dir: where decoded images are kept, or which can be decoded (`image_folder` only);
+        cache_dir: where decoded images are kept, or which can be decoded (image files only);
             None: nowhere.
 
     Raises:

@@ -13,10 +13,11 @@ from trainer.config.data import DataConfig
 from trainer.data.base import DevelopmentData, tensor_view
 from trainer.data.batches import EvaluationBatches, TrainingBatches
 from trainer.data.images import ImageSet
-from trainer.data.sources import read_part
-from trainer.data.splits import divide
+from trainer.data.parts import has_validation, read_part
+from trainer.data.splits import development
+from trainer.data.survey import survey_of
+from trainer.registry import DATA_SETS
 
-_USUAL_PAD = {"digits": 1, "fashion_mnist": 2, "cifar10": 4, "cifar100": 4}
 _PAPER_MEAN_STD = {  # per channel, pixels in [0, 1]; Chen et al. 2020
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
@@ -69,6 +70,7 @@ class ResidentData(DevelopmentData):
             "flip": self.flip,
             "fingerprint": self.fingerprint,
             "has_merged_splits": self.has_merged_splits,
+            "survey": self.survey,
         }
 
     @classmethod
@@ -80,7 +82,7 @@ class ResidentData(DevelopmentData):
             pixels, labels = arrays[part]
             return ImageSet(tensor_view(pixels), tensor_view(labels), names)
 
-        keys = ("mean_C", "std_C", "pad", "flip", "fingerprint", "has_merged_splits")
+        keys = ("mean_C", "std_C", "pad", "flip", "fingerprint", "has_merged_splits", "survey")
         plain = {key: arrays[key] for key in keys}
         return cls(train=images("train"), validation=images("validation"), **plain)
 
@@ -110,22 +112,28 @@ def load_resident_data(config: DataConfig, cache_dir: Path | None = None) -> Res
 
     Args:
         config: which data, and how to divide it.
-        cache_dir: where decoded images are kept (`image_folder` only); None: nowhere.
+        cache_dir: where decoded images are kept (image files only); None: nowhere.
 
     Raises:
         DataError: the files are missing or damaged, or too few for the division asked for.
     """
-    everything = read_part(config, "train", cache_dir)
-    train, validation = map(everything.subset, divide(everything, config))
+    data = development(
+        config,
+        lambda part: read_part(config, part, cache_dir),
+        has_validation=has_validation(config),
+    )
+    train, validation = data.train, data.validation
     mean_C, std_C = _PAPER_MEAN_STD.get(config.name) or _mean_std(train.images_NCHW)
-    usual_pad = _USUAL_PAD.get(config.name, everything.size[0] // 8)
+    info, skipped = DATA_SETS[config.name], sum(images.skipped for images in data.read)
+    usual_pad = train.size[0] // 8 if info.pad is None else info.pad
     return ResidentData(
         train=train,
         validation=validation,
         mean_C=mean_C,
         std_C=std_C,
         pad=usual_pad if config.pad is None else config.pad,
-        flip=config.name != "digits" if config.flip is None else config.flip,
+        flip=info.flip if config.flip is None else config.flip,
         fingerprint=_fingerprint(train, validation),
-        skipped=everything.skipped,
+        skipped=skipped,
+        survey=survey_of(config, data, skipped=skipped),
     )

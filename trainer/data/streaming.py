@@ -1,4 +1,4 @@
-"""Image folders too large for memory: decoded again in every epoch, by processes of their own.
+"""Image files too large for memory: decoded again in every epoch, by processes of their own.
 
 The usual ImageNet recipe. Training: a random crop of 8 to 100 % of the image's area, resized to the
 network's size, mirrored half of the time. Evaluation: the shorter side resized to size / 0.875
@@ -24,7 +24,9 @@ from trainer.data.batches import Batch, Normaliser, require_two, steps_an_epoch
 from trainer.data.decoders import CROP_SHARE, Decoded, Decoder, DrawnBatches, make_loader, one_pass
 from trainer.data.image_files import ImageFiles, read_image_files
 from trainer.data.images import DataError
-from trainer.data.splits import divide
+from trainer.data.parts import has_validation
+from trainer.data.splits import development
+from trainer.data.survey import survey_of
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -74,11 +76,13 @@ class StreamedData(DevelopmentData):
         def arrays(files: ImageFiles) -> tuple[np.ndarray[Any, Any], ...]:
             return files.names_N, files.bytes_N, files.labels_N.numpy()
 
+        folders = {"train": str(self.train.folder), "validation": str(self.validation.folder)}
+
         return {
             "streaming": True,
             "train": arrays(self.train),
             "validation": arrays(self.validation),
-            "folder": str(self.train.folder),
+            "folders": folders,
             "class_names": self.train.class_names,
             "side": self.train.side,
             "mean_C": self.mean_C,
@@ -86,6 +90,7 @@ class StreamedData(DevelopmentData):
             "flip": self.flip,
             "fingerprint": self.fingerprint,
             "has_merged_splits": self.has_merged_splits,
+            "survey": self.survey,
             "workers": self.workers,
         }
 
@@ -96,7 +101,7 @@ class StreamedData(DevelopmentData):
         def files(part: str) -> ImageFiles:
             names_N, bytes_N, labels_N = arrays[part]
             return ImageFiles(
-                Path(arrays["folder"]),
+                Path(arrays["folders"][part]),
                 names_N,
                 bytes_N,
                 tensor_view(labels_N),
@@ -104,13 +109,13 @@ class StreamedData(DevelopmentData):
                 arrays["side"],
             )
 
-        keys = ("mean_C", "std_C", "flip", "fingerprint", "has_merged_splits", "workers")
+        keys = ("mean_C", "std_C", "flip", "fingerprint", "has_merged_splits", "survey", "workers")
         plain = {key: arrays[key] for key in keys}
         return cls(train=files("train"), validation=files("validation"), **plain)
 
 
 def load_streamed_data(config: DataConfig, cache_dir: Path | None = None) -> StreamedData:
-    """List the training part of an image folder and divide it as if it were held in memory.
+    """List the images of a data set and divide them as if they were held in memory.
 
     Args:
         config: Where it is, and how to divide it.
@@ -119,17 +124,22 @@ def load_streamed_data(config: DataConfig, cache_dir: Path | None = None) -> Str
     Raises:
         DataError: Files are missing or cannot be decoded, or too few for the division asked for.
     """
-    everything = read_image_files(config, "train", cache_dir)
-    train, validation = map(everything.subset, divide(everything, config))
+    data = development(
+        config,
+        lambda part: read_image_files(config, part, cache_dir),
+        has_validation=has_validation(config),
+    )
+    skipped = sum(files.skipped for files in data.read)
     return StreamedData(
-        train=train,
-        validation=validation,
+        train=data.train,
+        validation=data.validation,
         mean_C=IMAGENET_MEAN,
         std_C=IMAGENET_STD,
         flip=config.flip is not False,
-        fingerprint=_fingerprint(train, validation),
+        fingerprint=_fingerprint(data.train, data.validation),
         workers=config.workers,
-        skipped=everything.skipped,
+        skipped=skipped,
+        survey=survey_of(config, data, skipped=skipped),
     )
 
 

@@ -120,6 +120,7 @@ class TrainingRun:
             "environment": self.trainer.environment(),
             "data_fingerprint": self._data.fingerprint,
             "trained_on": self._data.trained_on,
+            "images": dict(self._data.survey),
             "epochs_done": self.trainer.epoch,
             "seconds": sum(report.seconds for report in self.trainer.history),
             "final": history[-1] if history else None,

@@ -19,8 +19,13 @@ class LockedError(TrainerError, RuntimeError):
 
 
 def expanded(path: str) -> Path:
-    """Return a path with ``~`` and ``~user`` replaced; unknown users stay as written."""
-    return Path(os.path.expanduser(path))  # Path.expanduser fails on ~nobody
+    """Return a path with ``~``, ``~user``, ``$NAME`` and ``${NAME}`` replaced.
+
+    Unknown users and variables stay as written, and so does a path that is there as written.
+    """
+    if os.path.exists(path):
+        return Path(path)
+    return Path(os.path.expanduser(os.path.expandvars(path)))  # Path.expanduser fails on ~nobody
 
 
 def is_disk_full(error: OSError) -> bool:
