@@ -13,6 +13,7 @@ import optuna
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from okddip_search.algorithms.seeds import confirm_seed
+from okddip_search.confirm.looks import Design
 from okddip_search.errors import UserError
 from okddip_search.layout import PLAN
 from okddip_search.space.baselines import baseline_config, without_seed
@@ -86,6 +87,11 @@ class Plan:
     def seeds(self) -> tuple[int, ...]:
         """Seeds of every configuration's runs; a longer list starts with the shorter one."""
         return tuple(confirm_seed(self.study_seed, i) for i in range(self.settings.seeds))
+
+    def design(self, baselines: Sequence[str]) -> Design:
+        """Return how the winner is compared with these baselines."""
+        candidates = sum(configuration.may_win for configuration in self.configurations)
+        return Design(candidates, len(baselines), (len(self.seeds),))
 
     def configuration(self, label: str) -> Configuration:
         """Return a configuration by its label."""

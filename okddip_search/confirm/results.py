@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from okddip_search.cluster.resources import Allocation
 from okddip_search.confirm.plan import PAPER, Configuration, Plan
 from okddip_search.confirm.statistics import (
+    TEST,
     Comparison,
     NoiseFloor,
     Scores,
@@ -169,6 +170,7 @@ def compose(
     winner = choose_winner(plan, runs) if ended else None
     return {
         "format": FORMAT,
+        "test": TEST,
         "objective": {**objective.model_dump(), "words": objective.words},
         "seeds": list(plan.seeds),
         "settings": plan.settings.model_dump(mode="json"),
@@ -266,9 +268,8 @@ def _judgement(plan: Plan, runs: Mapping[str, Sequence[Run]], winner: str | None
     tests = {label: scores(some, "test") for label, some in runs.items()}
     if not tests[winner]:
         return {**nothing, "leader": leader}
-    comparisons = compare(
-        winner, tests, baselines_of(winner, plan), sum(c.may_win for c in plan.configurations)
-    )
+    baselines = baselines_of(winner, plan)
+    comparisons = compare(winner, tests, baselines, plan.design(baselines), plan.seeds)
     floor = noise_floor(winner, tests[winner], "test")
     return {
         "noise_floor": _stored(floor) if floor else None,
