@@ -239,6 +239,7 @@ WRONG = [
     ("wrapped pruner", BASE + "study:\n  pruner:\n    type: patient\n    patience: 3\n"
      "    wrapped: {type: medain}\n", 14, ["wrapped.type", "'median'"]),
     ("gpus", BASE + "resources: {gpus_per_trial: 1.5}\n", 10, ["1.5", "fraction of one GPU"]),
+    ("auto", BASE + "resources: {trials_per_gpu: aut}\n", 10, ["[1, 64]", "did you mean 'auto'"]),
     ("cpus", BASE + "resources: {cpus_per_trial: 0}\n", 10, ["cpus_per_trial", "[1, inf)"]),
     ("concurrent", BASE + "resources: {max_concurent: 2}\n", 10, ["'max_concurrent'"]),
     # confirm
