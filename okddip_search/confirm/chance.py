@@ -71,5 +71,5 @@ def p_value(values: Floats, critical: Floats, statistic: float) -> float:
         statistic: At the last look.
     """
     earlier = (values[:-1] >= critical[: len(values) - 1, None]).any(axis=0)
-    extreme = int(np.count_nonzero(earlier | (values[-1] >= statistic)))
-    return max(extreme, 1) / values.shape[1]
+    extreme = np.count_nonzero(earlier | (values[-1] >= statistic))
+    return max(int(extreme), 1) / int(values.shape[1])

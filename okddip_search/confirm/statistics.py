@@ -74,6 +74,7 @@ class Comparison:
         left: Why it left then.
         seeds_needed: Seeds that would show this difference with 80 % probability, if it is real;
             None if it is shown already, if nothing is known, or above 1,000.
+        pending: What is left to do for a baseline that is not settled.
     """
 
     baseline: str
@@ -90,6 +91,7 @@ class Comparison:
     look: int = 1
     left: Leaving = "last look"
     seeds_needed: int | None = None
+    pending: str = ""
 
     def describe(self) -> str:
         """Return verdict and numbers, in percentage points."""
@@ -116,10 +118,12 @@ class Comparison:
     @property
     def needs(self) -> str:
         """Number of seeds that would settle the question, in words."""
+        if self.pending:
+            return self.pending
         if self.left == "hopeless":
             return f"no gain in sight after {self.n} seeds"
         if self.left == "primary not beaten":
-            return "not tested, as the primary baseline is not beaten"
+            return "not tested, because the primary baseline is not beaten"
         if self.seeds_needed is not None:
             return f"needs about {self.seeds_needed} seeds"
         if self.low is None:
@@ -249,12 +253,12 @@ _OUTCOMES: dict[int, Outcome] = {1: "better", -1: "worse", 0: "within noise"}
 
 def _leaving(index: int, found: Judgement, design: Design) -> Leaving:
     """Say why a baseline left when it did."""
-    look, primary = found.left[index], design.primary
+    look, primary = found.left[index].item(), design.primary
     if found.outcome[index]:
         return "decided"
     if look < 0:
         return "not settled"
-    if found.seen.statistic[index] < design.hopeless[look]:
+    if design.is_hopeless(found.seen, look)[index]:
         return "hopeless"
     is_shut_out = primary not in (None, index) and found.outcome[primary] != 1
     return "primary not beaten" if is_shut_out else "last look"
@@ -286,12 +290,15 @@ def seeds_needed(effect: float, level: float = 0.05) -> int | None:
     return found if found <= MAX_SEEDS else None
 
 
-def verdict(winner_words: str, comparisons: Sequence[Comparison]) -> Verdict:
+def verdict(
+    winner_words: str, comparisons: Sequence[Comparison], primary: str | None = None
+) -> Verdict:
     """Return the overall result in one sentence; a gain inside the noise is never called one.
 
     Args:
         winner_words: Name of the winner, for example ``trial 7``.
         comparisons: One per baseline.
+        primary: The baseline that was to be beaten before any other.
     """
     if not comparisons:
         return Verdict(f"{winner_words} was compared with nothing.", "unconfirmed", False)
@@ -306,6 +313,8 @@ def verdict(winner_words: str, comparisons: Sequence[Comparison]) -> Verdict:
     ]
     lead = "No gain is shown: " if status == "unconfirmed" else ""
     sentence = f"{lead}{winner_words} is {', and '.join(parts)}."
+    if primary is not None:
+        sentence += f" The primary baseline, tested first, is {primary}."
     return Verdict(sentence, status, status == "confirmed")
 
 
@@ -323,7 +332,9 @@ def _named(some: Sequence[Comparison], total: int) -> str:
     whole = len(some) == total
     count = f"all {total} baselines" if whole else f"{len(some)} {'other ' * in_noise}baselines"
     if in_noise and not whole:
-        return count if len(some) > 2 else " and ".join(c.baseline for c in some)
+        names = count if len(some) > 2 else " and ".join(c.baseline for c in some)
+        pending = next((c.pending for c in some if c.pending), "")
+        return f"{names} ({pending})" if pending else names
     words = {c.baseline: c.needs if in_noise else c.numbers for c in some}
     if len(some) <= 2:
         return " and ".join(f"{baseline} ({detail})" for baseline, detail in words.items())

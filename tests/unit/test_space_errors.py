@@ -247,6 +247,8 @@ WRONG = [
     ("confirm's range", BASE + "confirm:\n  seeds: 1\n", 11, ["1 is not", "[2, 1000]"]),
     ("confirm's kind", BASE + "confirm: 5\n", 10, ["5 is not a mapping"]),
     ("baselines", BASE + "confirm: {baselines: tunded}\n", 10, ["'tunded'", "searched, tuned"]),
+    ("seeds", BASE + "confirm: {seeds: ato}\n", 10, ["'ato'", "[2, 1000]", "did you mean 'auto'"]),
+    ("primary", BASE + "confirm: {primary: singel}\n", 10, ["'singel'", "did you mean 'single'"]),
     ("baseline", BASE + "confirm: {methods: [dlm]}\n", 10, ["'dlm'", "'dml'"]),
     ("baseline twice", BASE + "confirm: {methods: [dml, dml]}\n", 10, ["named twice"]),
     ("baselines as text", BASE + "confirm: {methods: dml}\n", 10, ["not a list of methods"]),
