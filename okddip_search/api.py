@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from os import PathLike, umask
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -146,7 +146,7 @@ class Search:
     def confirm(
         self,
         *,
-        seeds: int | None = None,
+        seeds: int | Literal["auto"] | None = None,
         top: int | None = None,
         baselines: str | None = None,
         methods: Sequence[str] | None = None,
@@ -163,7 +163,7 @@ class Search:
         """Train the best configurations and the baselines over several seeds, and judge.
 
         Args:
-            seeds: Runs of each setting; None: as in the space, or as planned before.
+            seeds: Runs of each setting, or ``auto``; None: as in the space, or as planned before.
             top: Number of best configurations of the search.
             baselines: ``searched`` or ``tuned``.
             methods: Baseline methods.
@@ -182,7 +182,8 @@ class Search:
             SearchError: Too many runs failed.
             KeyboardInterrupt: A signal stopped it; calling it again resumes.
         """
-        from okddip_search.confirm.run import ConfirmOptions, run_confirm
+        from okddip_search.confirm.options import ConfirmOptions
+        from okddip_search.confirm.run import run_confirm
 
         asked = {"seeds": seeds, "top": top, "baselines": baselines, "single": single}
         changes: dict[str, Any] = {k: v for k, v in asked.items() if v is not None}

@@ -76,6 +76,11 @@ def expectation(mean: float, sd: float, mark: float | None) -> str:
     return f"expected {mean:.4g} ± {sd:.2g}, {best}"
 
 
+def about(seconds: float) -> str:
+    """Format a rough time, for instance ``about 2 h``."""
+    return f"about {seconds / 3600:.0f} h" if seconds > 5400 else f"about {seconds / 60:.0f} min"
+
+
 def params_text(params: Mapping[str, Any]) -> str:
     """Format hyperparameters in one line."""
     return "  ".join(f"{name}={value_text(value)}" for name, value in params.items())

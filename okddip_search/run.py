@@ -4,7 +4,8 @@ import shlex
 
 from optuna.trial import TrialState
 
-from okddip_search.confirm.run import ConfirmOptions, confirm, require_possible
+from okddip_search.confirm.options import ConfirmOptions, require_possible
+from okddip_search.confirm.run import confirm
 from okddip_search.driver.bridge import StudyBridge
 from okddip_search.driver.progress import SearchConsole
 from okddip_search.driver.request import Request

@@ -56,12 +56,14 @@ class Opening:
         leaders: Digest of the weights of each leader it was opened for, by the leader's folder:
             relative to the log's folder where it lies below.
         results: By the same names, as far as they were found out.
+        look: The planned look that it belongs to, in the words of whoever planned it.
     """
 
     time: str
     reason: str
     leaders: Mapping[str, str]
     results: Mapping[str, TestResult]
+    look: Mapping[str, Any] | None = None
 
     @property
     def finished(self) -> bool:
@@ -78,6 +80,7 @@ def open_test(
     device: torch.device | str = "cpu",
     cache_dir: Path | None = None,
     resume: Opening | None = None,
+    look: Mapping[str, Any] | None = None,
 ) -> list[TestResult]:
     """Open the test set, once for all of these leaders.
 
@@ -96,6 +99,7 @@ def open_test(
             are measured, and no new opening is counted; if all have theirs, no image is read. It
             must have been made for these leaders with these weights: what is different now might
             have been chosen by what was seen.
+        look: Written to the log beside the reason: which look of a plan this is.
 
     Returns:
         The results in the order of ``leader_dirs``.
@@ -116,7 +120,7 @@ def open_test(
     results = dict(opening.results)
     missing = {folder: info for folder, info in infos.items() if names[folder] not in results}
     if missing:
-        which = {"opening": opening.time} if resume else {"leaders": digests}
+        which = {"opening": opening.time} if resume else {"leaders": digests, "look": look}
         event = "resumed" if resume else "opened"
         append_json(log, {"event": event, "time": now, "reason": reason, **which})
         logger.warning("the test set is %s: %s", event, reason)
@@ -143,7 +147,7 @@ def read_openings(log: Path) -> list[Opening]:
         except (KeyError, TypeError, AttributeError):
             raise OpeningError(f"{log}:{number}: no record of an opening of the test set") from None
     return [
-        Opening(time, entry["reason"], entry["leaders"], results)
+        Opening(time, entry["reason"], entry["leaders"], results, entry.get("look"))
         for time, (entry, results) in openings.items()
     ]
 

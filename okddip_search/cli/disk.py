@@ -98,7 +98,7 @@ def estimate_disk(spec: SearchSpec, slots: int, images: Images, *, own_store: bo
         teaching = max(STATES_AT_ONCE * s + weights for s, weights in sizes[len(configs) :])
         parts["the teacher"] = teaching
     if spec.confirm is not None:
-        runs = most_runs(spec.confirm, spec.confirm.seeds)
+        runs = most_runs(spec.confirm, spec.confirm.most_seeds)
         tuned = len(spec.confirm.methods) if spec.confirm.baselines == "tuned" else 0
         size = runs * (leader + record) + tuned * study.trials * record
         size += _PAGE  # while its report replaces the search's

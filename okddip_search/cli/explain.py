@@ -10,8 +10,9 @@ from okddip_search.cli.disk import estimate_disk
 from okddip_search.cli.images import count_images
 from okddip_search.cli.pace import BudgetPlan, first_judged
 from okddip_search.cluster.resources import allocate, this_machine
+from okddip_search.confirm.looks import planned_looks
 from okddip_search.driver.autotune import left_to_timing, load_speed
-from okddip_search.driver.budget import most_runs
+from okddip_search.driver.budget import later_runs, most_runs
 from okddip_search.formatting import duration, params_text
 from okddip_search.layout import BEST, DATA, JOURNAL, PAGE, SESSIONS, SPEC, SPEED
 from okddip_search.space.model import SearchSpec
@@ -124,9 +125,22 @@ def _confirmation(settings: ConfirmSettings, at_most: str) -> str:
     tuned = ", each after a search of its own" if settings.baselines == "tuned" else ""
     return (
         f"the {settings.top} best configurations, the paper's setting and the baselines "
-        f"{', '.join(settings.methods)}{tuned}\n"
-        f"with {at_most}{settings.seeds} seeds each: at most "
-        f"{most_runs(settings, settings.seeds)} runs; then the sealed test set is opened once"
+        f"{', '.join(settings.methods)}{tuned}\n{_seeds(settings, at_most)}"
+    )
+
+
+def _seeds(settings: ConfirmSettings, at_most: str) -> str:
+    if settings.seeds != "auto":
+        runs = most_runs(settings, settings.seeds)
+        return (
+            f"with {at_most}{settings.seeds} seeds each: at most {runs} runs; then the sealed test "
+            "set is opened once"
+        )
+    looks = planned_looks(settings.max_seeds)
+    runs = most_runs(settings, looks[0]) + later_runs(settings, looks[-1] - looks[0])
+    return (
+        f"with as many seeds as the verdict needs: at most {runs} runs; the sealed test set is "
+        f"opened after {', '.join(map(str, looks))} seeds, as long as baselines are undecided"
     )
 
 

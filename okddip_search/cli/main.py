@@ -139,7 +139,9 @@ def _warn(line: str) -> None:
 
 @cli.command()
 @click.argument("directory", metavar="DIR", type=DIRECTORY)
-@click.option("--seeds", type=int, help="Runs of each setting; a later call may add some.")
+@click.option(
+    "--seeds", metavar="N|auto", help="Runs of each setting; auto: as needed. Can be added later."
+)
 @click.option("--top", type=int, help="Number of best configurations of the search.")
 @click.option("--baselines", help="searched: the winner's optimiser settings; tuned: their own.")
 @click.option("--rivals", hidden=True)
@@ -160,7 +162,7 @@ def _warn(line: str) -> None:
 def confirm(
     context: click.Context,
     directory: Path,
-    seeds: int | None,
+    seeds: str | None,
     top: int | None,
     baselines: str | None,
     rivals: str | None,
@@ -179,8 +181,8 @@ def confirm(
     """Find out whether the winner of the search in DIR is real.
 
     The best configurations, the paper's setting and baseline methods are trained over the same
-    seeds. Then the sealed test set is opened, once. The same command resumes after a stop. Options
-    override the space's confirm: section.
+    seeds. Then the sealed test set is opened, once or at planned looks (--seeds auto). The same
+    command resumes after a stop. Options override the space's confirm: section.
     """
     for text in sets:
         if not text.startswith(("data.", "resources.")):
@@ -189,7 +191,8 @@ def confirm(
                 "Only data. (where the images lie) and resources. can be set; see --help.",
             )
     spec = resumed_search(directory, sets, say=_warn)
-    asked = {"seeds": seeds, "top": top, "baselines": baselines or rivals, "single": single}
+    count = int(seeds) if seeds is not None and seeds.isdigit() else seeds
+    asked = {"seeds": count, "top": top, "baselines": baselines or rivals, "single": single}
     overrides: dict[str, Any] = {key: value for key, value in asked.items() if value is not None}
     if methods is not None:
         overrides["methods"] = [name.strip() for name in methods.split(",") if name.strip()]
@@ -197,7 +200,8 @@ def confirm(
         if given:
             echo(f"{old} is now called {new}; the old name will go in the next version", err=True)
     quit_on_signals()
-    from okddip_search.confirm.run import ConfirmOptions, run_confirm
+    from okddip_search.confirm.options import ConfirmOptions
+    from okddip_search.confirm.run import run_confirm
 
     options = ConfirmOptions(overrides, open_test_again, retrain_on_all, restart or anew)
     place = (gpus, tracking_uri, address, _command(), upgrade_tracking_db)

@@ -84,7 +84,8 @@ class BudgetPlan:
         confirm = self._spec.confirm if self.budget.kept_seeds else None
         if confirm is not None:
             seeds = max(self.budget.kept_seeds, min(self.budget.most_seeds, self.budget.seeds))
-            confirm = confirm.model_copy(update={"seeds": seeds})
+            counted = "max_seeds" if confirm.seeds == "auto" else "seeds"
+            confirm = confirm.model_copy(update={counted: seeds})
         return self._spec.model_copy(update={"study": study, "confirm": confirm})
 
     def describe(self) -> str:

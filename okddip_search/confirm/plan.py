@@ -6,6 +6,7 @@ so that no result can change which configurations take part.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -13,6 +14,7 @@ import optuna
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from okddip_search.algorithms.seeds import confirm_seed
+from okddip_search.confirm.looks import Design, planned_looks
 from okddip_search.errors import UserError
 from okddip_search.layout import PLAN
 from okddip_search.space.baselines import baseline_config, without_seed
@@ -69,6 +71,7 @@ class Plan:
         data: Data set and preparation of the images, without their location.
         configurations: In display order; empty until they are chosen.
         search_trials: Number of the search's trials when the configurations were chosen.
+        begun: When it was planned (ISO 8601, UTC); names its looks in the log of openings.
     """
 
     settings: ConfirmSettings
@@ -76,16 +79,33 @@ class Plan:
     data: Mapping[str, Any]
     configurations: tuple[Configuration, ...] = ()
     search_trials: int = 0
+    begun: str = ""
 
     @classmethod
     def begin(cls, spec: SearchSpec, settings: ConfirmSettings) -> Self:
         """Return a plan without configurations; ``choose`` adds them."""
-        return cls(settings, spec.study.seed, prepared_data(spec))
+        begun = datetime.now(UTC).isoformat()
+        return cls(settings, spec.study.seed, prepared_data(spec), begun=begun)
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """Numbers of seeds after which the test set is opened."""
+        if self.settings.seeds == "auto":
+            return planned_looks(self.settings.max_seeds)
+        return (self.settings.seeds,)
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """Seeds of every configuration's runs; a longer list starts with the shorter one."""
-        return tuple(confirm_seed(self.study_seed, i) for i in range(self.settings.seeds))
+        """Seeds of all runs there can be; a longer list starts with the shorter one."""
+        return tuple(confirm_seed(self.study_seed, i) for i in range(self.looks[-1]))
+
+    def design(self, baselines: Sequence[str]) -> Design:
+        """Return how the winner is compared with these baselines."""
+        candidates = sum(configuration.may_win for configuration in self.configurations)
+        methods = [None if b == LONGER_SINGLE else self.configuration(b).method for b in baselines]
+        asked = self.settings.primary
+        primary = methods.index(asked) if asked in methods else None
+        return Design(candidates, len(baselines), self.looks, primary)
 
     def configuration(self, label: str) -> Configuration:
         """Return a configuration by its label."""
@@ -101,14 +121,11 @@ class Plan:
         """Return the plan with one more configuration."""
         return replace(self, configurations=(*self.configurations, configuration))
 
-    def with_seeds(self, count: int) -> Self:
-        """Return the plan with another number of seeds."""
-        return replace(self, settings=self.settings.model_copy(update={"seeds": count}))
-
     def save(self, directory: Path) -> None:
         """Write ``plan.yaml``, atomically."""
         directory.mkdir(parents=True, exist_ok=True)
         values = {
+            "begun": self.begun,
             "search_trials": self.search_trials,
             "study_seed": self.study_seed,
             "data": dict(self.data),
@@ -143,6 +160,7 @@ class Plan:
                 dict(values["data"]),
                 tuple(_from_plan(stored) for stored in values["contenders"]),
                 int(values["search_trials"]),
+                str(values.get("begun", "")),
             )
         except (OSError, YamlError, KeyError, TypeError, ValueError) as error:
             text = f"{path} is damaged: {truncate(str(error), 300)}"
@@ -179,7 +197,8 @@ def agreed_settings(
     if known is not None:
         kept = {name for name in ConfirmSettings.model_fields if name != "seeds"}
         changed = sorted(n for n in kept if getattr(asked, n) != getattr(usual, n))
-        if changed or asked.seeds < usual.seeds:
+        is_auto_now = asked.seeds == "auto" and usual.seeds != "auto"
+        if changed or is_auto_now or asked.most_seeds < usual.most_seeds:
             what = ", ".join(changed) or f"seeds (from {usual.seeds} to {asked.seeds})"
             raise UserError(
                 f"the confirmation has begun with other settings: {what}",

@@ -5,7 +5,7 @@ console, report and MLflow all use this document.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from okddip_search.cluster.resources import Allocation
+from okddip_search.confirm.looks import BETTER, WORSE
 from okddip_search.confirm.plan import PAPER, Configuration, Plan
 from okddip_search.confirm.statistics import (
+    TEST,
     Comparison,
     NoiseFloor,
     Scores,
@@ -29,21 +31,6 @@ from okddip_search.layout import CONFIRM, LEADER, TRIALS, run_dir
 from okddip_search.space.settings import ObjectiveSettings
 from okddip_search.study.reading import study_seconds, training_seconds
 from okddip_search.study.trials import REASON, SHARE, STATES, best_trial
-
-
-def measure_leaders(leader_dirs: list[str]) -> list[dict[str, Any]]:
-    """Measure the inference cost of leaders, on a CPU core of a worker.
-
-    Returns:
-        ``parameters``, ``macs`` and ``latency_ms`` (one image on one core) of each.
-    """
-    from dataclasses import asdict
-
-    from trainer.leader.cost import measure_cost
-    from trainer.leader.leader import load_leader
-
-    return [asdict(measure_cost(load_leader(Path(folder)))) for folder in leader_dirs]
-
 
 FORMAT = 1
 
@@ -119,16 +106,23 @@ def scores(runs: Sequence[Run], of: str) -> dict[int, float]:
 def choose_winner(plan: Plan, runs: Mapping[str, Sequence[Run]]) -> str | None:
     """Return the label of the candidate with the best mean validation accuracy.
 
-    A candidate that failed with a seed where another did not cannot win: its mean would leave out
-    its worst seed.
+    The seeds of the first look decide once and for all. A candidate that failed with a seed where
+    another did not cannot win: its mean would leave out its worst seed.
     """
     validation = {
-        c.label: scores(runs[c.label], "validation") for c in plan.configurations if c.may_win
+        c.label: scores(first_runs(runs[c.label], plan), "validation")
+        for c in plan.configurations
+        if c.may_win
     }
     most = max(map(len, validation.values()), default=0)
     if most == 0:
         return None
     return pick_winner({label: s for label, s in validation.items() if len(s) == most})
+
+
+def first_runs(runs: Sequence[Run], plan: Plan) -> list[Run]:
+    """Return the runs with the seeds of the first look."""
+    return [run for run in runs if run.seed in plan.seeds[: plan.looks[0]]]
 
 
 def baselines_of(winner: str, plan: Plan) -> list[str]:
@@ -151,7 +145,9 @@ def compose(
     search: optuna.Study,
     search_dir: Path,
     costs: Mapping[str, Mapping[str, Any]],
-    openings: Sequence[Mapping[str, str]],
+    openings: Sequence[Mapping[str, Any]],
+    look: int,
+    pending: str = "",
 ) -> dict[str, Any]:
     """Return the results so far; the caller adds command, times and the retrained leader.
 
@@ -163,14 +159,23 @@ def compose(
         search: The search's study.
         search_dir: Directory of the search.
         costs: Parameters, MACs and latency of the leaders measured so far, by label.
-        openings: Time and command of each opening of the test set.
+        openings: Time, command and look of each opening of the test set.
+        look: Number of the look being trained for or just taken, from 1.
+        pending: About baselines that are still undecided, if further looks were planned.
     """
-    ended = all(run.state in ("complete", "failed") for some in runs.values() for run in some)
+    first = [run for some in runs.values() for run in first_runs(some, plan)]
+    ended = all(run.state in ("complete", "failed") for run in first)
     winner = choose_winner(plan, runs) if ended else None
     return {
         "format": FORMAT,
+        "test": TEST,
         "objective": {**objective.model_dump(), "words": objective.words},
-        "seeds": list(plan.seeds),
+        "seeds": list(plan.seeds[: plan.looks[look - 1]]),
+        "looks": {
+            "at": look,
+            "seeds": list(plan.looks),
+            "error_spent": list(plan.design([]).spent(BETTER + WORSE)),
+        },
         "settings": plan.settings.model_dump(mode="json"),
         "contenders": [
             _configuration(c, runs[c.label], allocation, costs.get(c.label, {}))
@@ -181,7 +186,7 @@ def compose(
         "search_cost": _search_cost(search, search_dir),
         "search_trials": plan.search_trials,
         "openings": list(openings),
-        **_judgement(plan, runs, winner),
+        **_judgement(plan, runs, winner, look, pending),
     }
 
 
@@ -251,7 +256,32 @@ def _search_cost(search: optuna.Study, search_dir: Path) -> dict[str, Any]:
     }
 
 
-def _judgement(plan: Plan, runs: Mapping[str, Sequence[Run]], winner: str | None) -> dict[str, Any]:
+def compared(plan: Plan, runs: Mapping[str, Sequence[Run]], look: int) -> list[Comparison]:
+    """Compare the winner with its baselines on the test set, after so many looks."""
+    winner = choose_winner(plan, runs)
+    assert winner is not None
+    tests = {label: scores(some, "test") for label, some in runs.items()}
+    baselines = baselines_of(winner, plan)
+    return compare(winner, tests, baselines, plan.design(baselines), plan.seeds, look)
+
+
+def kept_judgement(before: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return words and numbers of an earlier version's test, which hold for the same runs."""
+    is_of_another_test = before.get("state") == "complete" and before.get("test") != TEST
+    is_the_same = len(before.get("openings", ())) == len(found["openings"])
+    if not (is_of_another_test and is_the_same and before["seeds"] == found["seeds"]):
+        return {}
+    kept = ("winner", "leader", "noise_floor", "comparisons", "verdict")
+    return {"test": before.get("test"), **{key: before[key] for key in kept}}
+
+
+def _judgement(
+    plan: Plan,
+    runs: Mapping[str, Sequence[Run]],
+    winner: str | None,
+    look: int,
+    pending: str,
+) -> dict[str, Any]:
     """Compare on the test set if it was opened; there is no verdict before that."""
     nothing: dict[str, Any] = {
         "noise_floor": None,
@@ -266,14 +296,15 @@ def _judgement(plan: Plan, runs: Mapping[str, Sequence[Run]], winner: str | None
     tests = {label: scores(some, "test") for label, some in runs.items()}
     if not tests[winner]:
         return {**nothing, "leader": leader}
-    comparisons = compare(
-        winner, tests, baselines_of(winner, plan), sum(c.may_win for c in plan.configurations)
-    )
+    comparisons = [
+        replace(comparison, pending=pending) if comparison.left == "not settled" else comparison
+        for comparison in compared(plan, runs, look)
+    ]
     floor = noise_floor(winner, tests[winner], "test")
     return {
         "noise_floor": _stored(floor) if floor else None,
         "comparisons": [{**_stored(c), "of": "test", "words": c.describe()} for c in comparisons],
-        "verdict": asdict(verdict(name_in_words(winner), comparisons)),
+        "verdict": asdict(verdict(name_in_words(winner), comparisons, plan.settings.primary)),
         "leader": leader,
     }
 

@@ -2,37 +2,33 @@
 
 Every configuration is trained over the same seeds, so that scores come in pairs: same seed, same
 split, same data order. Shares are accuracies in [0, 1]; "points" are percentage points.
-docs/confirm.md says which results are exact and which approximate, and gives measured error rates.
+docs/confirm.md has a worked example, says which results are exact and which approximate, and gives
+measured error rates.
 """
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import special, stats
 
+from okddip_search.confirm.looks import BETTER, WORSE, Design, Judgement, judge
+from okddip_search.confirm.paired import Floats
 from okddip_search.formatting import points
 
-LEVEL = 0.05
-"""Accepted rate of false positives in a confirmation, and of intervals that miss the truth."""
+TEST = "moderated max-T"
+"""Name of the test in the results; those without one are from version 0.1 (paired t, Holm)."""
 POWER = 0.8
 """Probability that ``seeds_needed`` seeds show a difference as large as the observed one."""
 MAX_SEEDS = 1000
-MIN_SEEDS_FOR_T = 5
-RESAMPLES = 2000
-SEED = 0
-NO_NOISE = 1e-9
-"""Standard deviations below this are rounding errors: accuracies are multiples of 1 / images."""
 
 Scores = Mapping[int, float]
 """Seed to accuracy, a share."""
 Outcome = Literal["better", "worse", "within noise"]
 Status = Literal["confirmed", "partly", "unconfirmed", "beaten"]
-Method = Literal["paired t", "bootstrap", "none"]
+Leaving = Literal["decided", "hopeless", "last look", "primary not beaten", "not settled"]
 
 
 @dataclass(frozen=True)
@@ -65,17 +61,20 @@ class Comparison:
         winner_mean: The winner's mean over these seeds, a share; None without a common seed.
         baseline_mean: The baseline's.
         difference: Winner − baseline.
-        sd: Standard deviation of the paired differences, as the test takes it.
+        sd: Moderated standard deviation of the difference at one seed; None if unknown.
         low: Lower end of the 95 % interval of the difference, for this baseline alone; None if the
             noise is unknown: fewer than two seeds, or the same difference at each of them.
         high: Its upper end.
-        p_value: Two-sided, for this baseline alone.
-        p_adjusted: Corrected for all baselines and candidates; the basis of the verdict.
-        method: Origin of interval and p-value.
+        p_adjusted: Chance of a difference as clear as this among all baselines, candidates and
+            looks, one-sided.
         n: Number of common seeds.
-        verdict: Of the winner, at an error rate of 5 % for all baselines together.
+        method: Name of the test; ``none`` where there is no noise to judge by.
+        verdict: Of the winner.
+        look: Number of the look at which the baseline left, from 1; the latest if it has not.
+        left: Why it left then.
         seeds_needed: Seeds that would show this difference with 80 % probability, if it is real;
             None if it is shown already, if nothing is known, or above 1,000.
+        pending: What is left to do for a baseline that is not settled.
     """
 
     baseline: str
@@ -85,19 +84,25 @@ class Comparison:
     sd: float | None = None
     low: float | None = None
     high: float | None = None
-    p_value: float = 1.0
     p_adjusted: float = 1.0
-    method: Method = "none"
     n: int = 0
+    method: str = "none"
     verdict: Outcome = "within noise"
+    look: int = 1
+    left: Leaving = "last look"
     seeds_needed: int | None = None
+    pending: str = ""
 
     def describe(self) -> str:
         """Return verdict and numbers, in percentage points."""
         if self.verdict != "within noise":
             return f"{self.verdict}: {self.numbers}"
-        alone = ", too little for so many comparisons" if self.p_value <= LEVEL else ""
-        return f"within noise ({self.needs}): {self.numbers}{alone}"
+        return f"within noise ({self.needs}): {self.numbers}{self._too_little}"
+
+    @property
+    def _too_little(self) -> str:
+        is_clear_alone = self.low is not None and self.high is not None and self.low * self.high > 0
+        return ", too little for so many comparisons" if is_clear_alone else ""
 
     @property
     def numbers(self) -> str:
@@ -113,6 +118,12 @@ class Comparison:
     @property
     def needs(self) -> str:
         """Number of seeds that would settle the question, in words."""
+        if self.pending:
+            return self.pending
+        if self.left == "hopeless":
+            return f"no gain in sight after {self.n} seeds"
+        if self.left == "primary not beaten":
+            return "not tested, because the primary baseline is not beaten"
         if self.seeds_needed is not None:
             return f"needs about {self.seeds_needed} seeds"
         if self.low is None:
@@ -170,136 +181,96 @@ def pick_winner(validation: Mapping[str, Scores]) -> str:
 
 
 def compare(
-    winner: str, scores: Mapping[str, Scores], baselines: Sequence[str], num_candidates: int
+    winner: str,
+    scores: Mapping[str, Scores],
+    baselines: Sequence[str],
+    design: Design,
+    seeds: Sequence[int],
+    looks_done: int | None = None,
 ) -> list[Comparison]:
     """Judge the winner's paired differences to its baselines.
-
-    With 5 seeds or more by a paired t-test; with fewer, where a pair alone says little about its
-    noise, by a bootstrap that also uses the other configurations. p-values are corrected for the
-    number of baselines (Holm 1979) and for the choice of the winner among ``num_candidates``.
 
     Args:
         winner: Its label.
         scores: Test accuracies of the winner and the baselines, by label.
         baselines: Labels, in the order of the result.
-        num_candidates: Configurations of which the winner was the best on the validation images.
+        design: Looks, and number of candidates and baselines.
+        seeds: All seeds, in the order in which they are trained.
+        looks_done: Number of looks so far; None: all.
 
     Returns:
         One comparison per baseline.
     """
-    pairs = [_pair(winner, baseline, scores) for baseline in baselines]
-    adjusted = adjust([pair.p_value for pair in pairs], num_candidates)
-    # Additional seeds only have to settle the comparisons that are still open.
-    level = LEVEL / _luck(num_candidates) / max(1, sum(p > LEVEL for p in adjusted))
-    return [_judged(pair, p, level) for pair, p in zip(pairs, adjusted, strict=True)]
+    if not baselines:
+        return []
+    found = judge(table(scores, [winner, *baselines], seeds), design, looks_done)
+    looks = np.where(found.left < 0, len(design.looks[:looks_done]) - 1, found.left).tolist()
+    pairs = []
+    for index, (baseline, look) in enumerate(zip(baselines, looks, strict=True)):
+        pair_2N = table(scores, [winner, baseline], seeds[: design.looks[look]])
+        known_2N = pair_2N[:, np.isfinite(pair_2N).all(axis=0)]
+        pair = Comparison(baseline, n=known_2N.shape[1], look=look + 1)
+        if pair.n:
+            winner_mean, baseline_mean = known_2N.mean(axis=1).tolist()
+            pair = replace(pair, winner_mean=winner_mean, baseline_mean=baseline_mean)
+            pair = _judged(pair, index, found, design)
+        pairs.append(pair)
+    return pairs
 
 
-def adjust(p_values: Sequence[float], num_candidates: int) -> list[float]:
-    """Correct p-values for the number of baselines (Holm 1979) and for the choice of the winner."""
-    order = np.argsort(p_values, kind="stable")
-    factors = np.arange(len(order), 0, -1) * _luck(num_candidates)
-    adjusted = np.empty(len(order))
-    adjusted[order] = np.minimum(1, np.maximum.accumulate(np.array(p_values)[order] * factors))
-    return [float(p) for p in adjusted]
+def table(scores: Mapping[str, Scores], labels: Sequence[str], seeds: Sequence[int]) -> Floats:
+    """Return scores as (labels, seeds), NaN where a run is missing."""
+    return np.array([[scores[label].get(seed, np.nan) for seed in seeds] for label in labels])
 
 
-def _luck(num_candidates: int) -> float:
-    """Return the factor on p-values that corrects for choosing the best of several candidates.
-
-    Whichever is chosen, a false "better" has ``num_candidates`` chances, each half of a two-sided
-    error. Half their number as a factor keeps the sum at the level, however strongly a run's
-    validation and test accuracy are correlated (Bonferroni). Luck never makes the winner look
-    worse.
-    """
-    return max(1.0, num_candidates / 2)
-
-
-def _pair(winner: str, baseline: str, scores: Mapping[str, Scores]) -> Comparison:
-    """Test the winner against one baseline, not yet corrected for the others."""
-    seeds = sorted(scores[winner].keys() & scores[baseline].keys())
-    n = len(seeds)
-    if n == 0:
-        return Comparison(baseline)
-    pair_2N = np.array([[scores[label][seed] for seed in seeds] for label in (winner, baseline)])
-    winner_mean, baseline_mean = (float(mean) for mean in pair_2N.mean(axis=1))
-    difference = winner_mean - baseline_mean
-    # Below 5 seeds, all configurations that have finished the pair's seeds help estimate the noise.
-    others = [s for label, s in scores.items() if label not in (winner, baseline)]
-    others = [s for s in others if s.keys() >= set(seeds)] if n < MIN_SEEDS_FOR_T else []
-    block_KN = np.vstack([pair_2N, *([s[seed] for seed in seeds] for s in others)])
-    sd = float(_noise(_differences(block_KN))[0]) if n > 1 else 0.0
-    seen = Comparison(baseline, winner_mean, baseline_mean, difference, n=n)
-    if sd < NO_NOISE:
-        # Only the signs are informative: two-sided, all n equal have probability 2^(1 − n).
-        return replace(seen, p_value=0.5 ** (n - 1) if abs(difference) > NO_NOISE else 1.0)
-    error = sd / n**0.5
-    if others:
-        null = _bootstrap(tuple(sorted(map(tuple, block_KN.tolist()))))
-        critical = float(np.quantile(null, 1 - LEVEL))
-        p_value = float(np.mean(np.append(null, np.inf) >= abs(difference) / error))
-    else:
-        critical = float(special.stdtrit(n - 1, 1 - LEVEL / 2))
-        p_value = float(2 * special.stdtr(n - 1, -abs(difference) / error))
+def _judged(pair: Comparison, index: int, found: Judgement, design: Design) -> Comparison:
+    """Add verdict, interval and the reason why a baseline left."""
+    difference, margin = found.seen.difference[index].item(), found.margin[index].item()
+    outcome, left = _OUTCOMES[found.outcome[index].item()], _leaving(index, found, design)
+    pair = replace(pair, difference=difference, verdict=outcome, left=left)
+    if not np.isfinite(margin):
+        return pair
+    is_gain, sd = difference > 0, found.seen.sd[index].item()
+    chance = found.rules[index].p_better if is_gain else found.rules[index].p_worse
+    needed = None
+    if outcome == "within noise":
+        needed = seeds_needed(difference / sd, _level(is_gain, found, design))
     return replace(
-        seen,
+        pair,
         sd=sd,
-        low=difference - critical * error,
-        high=difference + critical * error,
-        p_value=p_value,
-        method="bootstrap" if others else "paired t",
+        low=difference - margin,
+        high=difference + margin,
+        p_adjusted=chance(
+            found.seen.statistic[index].item(), pair.look - 1, found.among[index].item()
+        ),
+        method=TEST,
+        seeds_needed=needed,
     )
 
 
-def _differences(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the differences of all pairs: (configurations, seeds, …) to (pairs, seeds, …)."""
-    first, second = np.triu_indices(len(scores), 1)
-    return scores[first] - scores[second]
+_OUTCOMES: dict[int, Outcome] = {1: "better", -1: "worse", 0: "within noise"}
 
 
-def _noise(differences: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return each pair's noise: (pairs, seeds, …) to (pairs, …), standard deviations.
-
-    Half the variance is the pair's own, half the mean over all pairs: a moderated variance (Smyth
-    2004) whose prior weighs as much as the data. For a single pair, it is the pair's own variance.
-    """
-    variance = differences.var(axis=1, ddof=1)
-    moderated: NDArray[np.float64] = (variance + variance.mean(axis=0)) / 2
-    return np.sqrt(moderated)
-
-
-@lru_cache(maxsize=8)  # all baselines of a confirm ask for the same
-def _bootstrap(rows: tuple[tuple[float, ...], ...]) -> NDArray[np.float64]:
-    """Return values of ``|mean difference| / error`` by chance, if all configurations are equal.
-
-    A studentised bootstrap (Efron and Tibshirani 1993) of the residuals after subtracting the means
-    of each configuration and each seed. Scale cancels out, so the residuals need no inflation.
-
-    Args:
-        rows: One per configuration, with one accuracy per seed; at least three rows.
-    """
-    scores_KN = np.array(rows)
-    seedless_KN = scores_KN - scores_KN.mean(axis=0)
-    residuals = (seedless_KN - seedless_KN.mean(axis=1, keepdims=True)).ravel()
-    drawn = np.random.default_rng(SEED).choice(residuals, (*scores_KN.shape, RESAMPLES))
-    differences = _differences(drawn)
-    error = _noise(differences) / scores_KN.shape[1] ** 0.5
-    varied = error > NO_NOISE  # real scores without noise are not judged in this way either
-    ratios: NDArray[np.float64] = np.abs(differences.mean(axis=1))[varied] / error[varied]
-    return ratios
+def _leaving(index: int, found: Judgement, design: Design) -> Leaving:
+    """Say why a baseline left when it did."""
+    look, primary = found.left[index].item(), design.primary
+    if found.outcome[index]:
+        return "decided"
+    if look < 0:
+        return "not settled"
+    if design.is_hopeless(found.seen, look)[index]:
+        return "hopeless"
+    is_shut_out = primary not in (None, index) and found.outcome[primary] != 1
+    return "primary not beaten" if is_shut_out else "last look"
 
 
-def _judged(pair: Comparison, p_adjusted: float, level: float) -> Comparison:
-    """Add the verdict; ``level`` is the test level for baselines that are still undecided."""
-    found: Outcome = "within noise"
-    seeds = None
-    if p_adjusted <= LEVEL:
-        found = "better" if pair.difference and pair.difference > 0 else "worse"
-    elif pair.difference and pair.sd:
-        seeds = seeds_needed(pair.difference / pair.sd, level)
-    return replace(pair, p_adjusted=p_adjusted, verdict=found, seeds_needed=seeds)
+def _level(is_gain: bool, found: Judgement, design: Design) -> float:
+    """Return the two-sided level at which further seeds would have to show a difference."""
+    undecided = int((found.outcome == 0).sum())
+    return 2 * (BETTER / design.candidates if is_gain else WORSE) / undecided
 
 
-def seeds_needed(effect: float, level: float = LEVEL) -> int | None:
+def seeds_needed(effect: float, level: float = 0.05) -> int | None:
     """Return the fewest seeds at which a two-sided paired t-test has a power of 80 %.
 
     Args:
@@ -319,12 +290,15 @@ def seeds_needed(effect: float, level: float = LEVEL) -> int | None:
     return found if found <= MAX_SEEDS else None
 
 
-def verdict(winner_words: str, comparisons: Sequence[Comparison]) -> Verdict:
+def verdict(
+    winner_words: str, comparisons: Sequence[Comparison], primary: str | None = None
+) -> Verdict:
     """Return the overall result in one sentence; a gain inside the noise is never called one.
 
     Args:
         winner_words: Name of the winner, for example ``trial 7``.
         comparisons: One per baseline.
+        primary: The baseline that was to be beaten before any other.
     """
     if not comparisons:
         return Verdict(f"{winner_words} was compared with nothing.", "unconfirmed", False)
@@ -339,6 +313,8 @@ def verdict(winner_words: str, comparisons: Sequence[Comparison]) -> Verdict:
     ]
     lead = "No gain is shown: " if status == "unconfirmed" else ""
     sentence = f"{lead}{winner_words} is {', and '.join(parts)}."
+    if primary is not None:
+        sentence += f" The primary baseline, tested first, is {primary}."
     return Verdict(sentence, status, status == "confirmed")
 
 
@@ -356,9 +332,11 @@ def _named(some: Sequence[Comparison], total: int) -> str:
     whole = len(some) == total
     count = f"all {total} baselines" if whole else f"{len(some)} {'other ' * in_noise}baselines"
     if in_noise and not whole:
-        return count if len(some) > 2 else " and ".join(c.baseline for c in some)
+        names = count if len(some) > 2 else " and ".join(c.baseline for c in some)
+        pending = next((c.pending for c in some if c.pending), "")
+        return f"{names} ({pending})" if pending else names
     words = {c.baseline: c.needs if in_noise else c.numbers for c in some}
     if len(some) <= 2:
         return " and ".join(f"{baseline} ({detail})" for baseline, detail in words.items())
-    closest = min(some, key=lambda c: c.p_value if in_noise else -c.p_value).baseline
+    closest = min(some, key=lambda c: c.p_adjusted if in_noise else -c.p_adjusted).baseline
     return f"{count} (closest call: {closest}, {words[closest]})"

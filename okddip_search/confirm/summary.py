@@ -1,7 +1,7 @@
 """The results of a confirmation, as text on the terminal."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from rich.table import Table
 from okddip_search.formatting import percent, points, spread
 from okddip_search.hints import to_see
 from okddip_search.layout import PAGE
+from okddip_search.report.confirm_data import looks, times_opened
 
 
 def print_results(console: Console, found: Mapping[str, Any], directory: Path) -> None:
@@ -27,6 +28,8 @@ def print_results(console: Console, found: Mapping[str, Any], directory: Path) -
             if run["state"] == "failed":
                 console.print(f"{configuration['label']}, seed {run['seed']} failed: "
                               f"{run['reason']}")  # fmt: skip
+    for rival, words in (looks(found) or {"left": {}})["left"].items():
+        console.print(f"{rival} left after {words}")
     if any(_is_clear_alone(comparison) for comparison in found["comparisons"]):
         console.print(
             "Intervals are per baseline; verdicts are corrected for all of them, so an interval "
@@ -42,10 +45,7 @@ def print_results(console: Console, found: Mapping[str, Any], directory: Path) -
             f"Noise: one setting ({floor['contender']}) over {floor['n']} seeds has a "
             f"standard deviation of {points(floor['sd'], sign=False)} points on the test set"
         )
-    openings = len(found["openings"])
-    console.print(
-        f"The sealed test set was opened {'once' if openings == 1 else f'{openings} times'}"
-    )
+    console.print(f"The sealed test set was opened {_openings(found['openings'])}")
     if not best["is_still_best"]:
         console.print(
             f"The search has continued since: this covers its first {found['search_trials']} trials"
@@ -62,12 +62,19 @@ def print_results(console: Console, found: Mapping[str, Any], directory: Path) -
         console.print(f"Verdict: {found['verdict']['sentence']}", style="bold")
 
 
+def _openings(openings: Sequence[Mapping[str, Any]]) -> str:
+    """Say how often the test set was opened."""
+    times, looks = times_opened(openings).values()
+    planned = f", with {looks} further planned look{'s' * (looks > 1)}" if looks else ""
+    return f"{'once' if times == 1 else f'{times} times'}{planned}"
+
+
 def _results_table(found: Mapping[str, Any]) -> Table:
     table = Table(
         box=None,
         pad_edge=False,
         header_style="dim",
-        title=f"Leader's accuracy over {len(found['seeds'])} seeds "
+        title=f"Leader's accuracy over {_seeds(found)} seeds "
         f"(validation: {found['objective']['words']}; mean ± standard deviation)",
         title_justify="left",
     )
@@ -91,6 +98,10 @@ def _results_table(found: Mapping[str, Any]) -> Table:
             style="bold" if is_winner else None,
         )
     return table
+
+
+def _seeds(found: Mapping[str, Any]) -> str:
+    return f"{'up to ' if looks(found) else ''}{len(found['seeds'])}"
 
 
 def _is_clear_alone(comparison: Mapping[str, Any]) -> bool:

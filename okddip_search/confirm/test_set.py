@@ -1,19 +1,26 @@
-"""Access to the sealed test set from the driver: permission, measurement, log of openings."""
+"""Measuring leaders on the sealed test set, in a worker."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import ray
 
+from okddip_search.confirm.openings import (
+    Look,
+    again_needed,
+    digests_of,
+    known_tests,
+    openings_in,
+)
 from okddip_search.driver.session import Session
 from okddip_search.driver.trainable import one_line
 from okddip_search.errors import UserError
 from okddip_search.masking import masked
 from trainer.config.data import DataConfig
 from trainer.data.images import DataError
-from trainer.data.parts import require_part
-from trainer.test_set import Opening, OpeningError, read_openings, weights_digest
+from trainer.test_set import Opening
 
 
 def open_test_for(
@@ -23,12 +30,13 @@ def open_test_for(
     reason: str,
     device: str,
     unfinished: Any,
+    look: dict[str, Any],
 ) -> None:
     """Measure leaders on the sealed test set; ``trainer.test_set.open_test`` in a worker.
 
-    The results are written to the log. ``unfinished`` is an opening to complete, or None.
+    The results are written to the log. ``unfinished`` is an opening to complete, or None; ``look``
+    is written to the log as well.
     """
-    from trainer.config.data import DataConfig
     from trainer.test_set import open_test
 
     open_test(
@@ -39,91 +47,13 @@ def open_test_for(
         device=device,
         cache_dir=Path(log).parent,
         resume=unfinished,
+        look=look,
     )
 
 
-def require_test_set(data: DataConfig) -> None:
-    """Check, before anything is trained, that there is a test set; no image in it is read.
-
-    Raises:
-        UserError: Its files are missing, or its classes differ from those of the training part.
-    """
-    try:
-        require_part(data, "test")
-    except DataError as error:
-        raise UserError(
-            f"no winner can be confirmed on unseen images: {error}",
-            "Or skip the confirmation (--no-confirm).",
-        ) from None
-
-
-def known_tests(log: Path, names: Sequence[str]) -> dict[str, float]:
-    """Return the known test accuracies of leaders.
-
-    Args:
-        log: Log of the openings.
-        names: Folders of leaders, relative to the log's.
-
-    Returns:
-        Accuracies by name, without leaders whose weights have changed since they were tested.
-    """
-    digests = _digests(log, names)
-    found: dict[str, float] = {}
-    for opening in _openings(log):
-        for name, result in opening.results.items():
-            if name in digests and opening.leaders.get(name) == digests[name]:
-                found[name] = result.accuracy
-    return found
-
-
-def _openings(log: Path) -> list[Opening]:
-    try:
-        return read_openings(log)
-    except OpeningError as error:
-        text = "Restore it from a copy: it records how often the test set was opened."
-        raise UserError(str(error), text) from None
-
-
-def _digests(log: Path, names: Sequence[str]) -> dict[str, str]:
-    return {name: weights_digest(log.parent / name) for name in names}
-
-
-def opened_so_far(log: Path) -> list[dict[str, str]]:
-    """Return time and command of each opening of the test set."""
-    return [{"time": o.time, "command": o.reason} for o in _openings(log)]
-
-
-def require_all_openings(log: Path, known: int) -> None:
-    """Refuse to open the test set if the log of its openings is damaged.
-
-    Args:
-        log: Log of the openings.
-        known: Number of openings that an earlier call found in it.
-
-    Raises:
-        UserError: There are fewer now.
-    """
-    found = len(read_openings(log))
-    if found < known:
-        raise UserError(
-            f"{log} is damaged: it records {found} openings of the sealed test set, and there "
-            f"were {known}",
-            "Restore it from a copy; an opening cannot be undone.",
-        )
-
-
-def reopen_refused(log: Path, again: bool) -> None:
-    """Refuse a plan that needs a second opening, before anything is trained for it.
-
-    Raises:
-        UserError: The test set was opened already and ``again`` is not given.
-    """
-    openings = _openings(log)
-    if openings and not again:
-        raise _again_needed(openings)
-
-
-def test_leaders(session: Session, log: Path, names: Sequence[str], *, again: bool) -> None:
+def test_leaders(
+    session: Session, log: Path, names: Sequence[str], look: Look, *, again: bool
+) -> None:
     """Measure leaders on the test set, in one opening; those already measured are skipped.
 
     An opening that was interrupted before all its results were known is completed and does not
@@ -133,7 +63,8 @@ def test_leaders(session: Session, log: Path, names: Sequence[str], *, again: bo
         session: Provides the workers.
         log: Log of the openings, to which the results are written.
         names: Folders of the leaders, relative to the log's.
-        again: Whether the test set may be opened a second time.
+        look: The look that they are measured for.
+        again: Whether the test set may be opened where no look was planned.
 
     Raises:
         UserError: It was opened already, there is no test set, or the worker died.
@@ -142,10 +73,10 @@ def test_leaders(session: Session, log: Path, names: Sequence[str], *, again: bo
     missing = [name for name in names if name not in known]
     if not missing:
         return
-    openings = _openings(log)
-    unfinished = _cut_off(openings, _digests(log, missing))
-    if openings and unfinished is None and not again:
-        raise _again_needed(openings)
+    openings = openings_in(log)
+    unfinished = _cut_off(openings, digests_of(log, missing))
+    if unfinished is None and not look.follows(openings) and not again:
+        raise again_needed(openings)
     try:
         session.in_worker(
             open_test_for,
@@ -155,6 +86,7 @@ def test_leaders(session: Session, log: Path, names: Sequence[str], *, again: bo
             masked(session.request.command),
             session.common["device"],
             unfinished,
+            asdict(look),
         )
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, DataError):
@@ -174,12 +106,4 @@ def _cut_off(openings: Sequence[Opening], digests: Mapping[str, str]) -> Opening
     """Return an unfinished opening for these leaders, or None."""
     return next(
         (o for o in openings if not o.finished and digests.items() <= o.leaders.items()), None
-    )
-
-
-def _again_needed(openings: Sequence[Opening]) -> UserError:
-    times = ", ".join(opening.time[:19] for opening in openings)
-    return UserError(
-        f"the sealed test set was opened already ({times} UTC)",
-        "A second opening weakens its evidence; if you need it, add --open-test-again (counted).",
     )

@@ -5,16 +5,14 @@ from typing import Any
 
 from optuna.trial import TrialState
 
-from okddip_search.confirm.plan import Configuration, best_config
+from okddip_search.confirm.plan import best_config
 from okddip_search.driver.progress import SearchConsole
 from okddip_search.driver.session import Session
 from okddip_search.driver.work import SearchAgenda
 from okddip_search.errors import UserError
 from okddip_search.layout import TUNING
 from okddip_search.space.baselines import baseline_spec
-from okddip_search.space.model import SearchSpec
 from okddip_search.space.settings import ConfirmSettings
-from okddip_search.study.reading import study_seconds
 from okddip_search.study.study import open_study
 from okddip_search.study.trials import trials_in
 
@@ -52,11 +50,3 @@ def tune_baselines(
             raise UserError(f"the search for {method} was given up: {bridge.abort_reason}")
         tuned[method] = best_config(spec, study)
     return tuned
-
-
-def tuning_seconds(spec: SearchSpec, directory: Path, configuration: Configuration) -> float:
-    """Return the training seconds of a baseline's own search; 0 if it had none."""
-    folder = directory / TUNING / configuration.method
-    if configuration.kind != "baseline" or not folder.is_dir():
-        return 0.0
-    return study_seconds(open_study(folder, baseline_spec(spec, configuration.method)), folder)

@@ -75,6 +75,11 @@ def most_runs(settings: ConfirmSettings, seeds: int = 1) -> int:
     return (settings.top + 1 + len(settings.methods) + longer) * seeds
 
 
+def later_runs(settings: ConfirmSettings, seeds: int) -> int:
+    """Return how many runs further seeds take at most, once the winner is chosen."""
+    return most_runs(settings, seeds) - (settings.top - 1) * seeds
+
+
 @dataclass
 class Budget(Listener):
     """The time that is left, and its division; a ``Listener`` that learns how long epochs take.
@@ -209,6 +214,8 @@ class Budget(Listener):
     def most_seeds(self) -> int:
         """Seeds beyond which no time is kept back."""
         assert self.confirm is not None
+        if self.confirm.seeds == "auto":
+            return self.confirm.max_seeds
         return max(ENOUGH_SEEDS, self.confirm.seeds)
 
     @property

@@ -23,6 +23,42 @@ def noise_floor(confirm: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return {**noise, "two_runs": 2 * math.sqrt(2) * noise["sd"]} if noise else None
 
 
+def times_opened(openings: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Count the openings of the test set.
+
+    Returns:
+        ``times``, and ``looks`` that were planned before the first one: they are no further times.
+    """
+    looks = sum((opening.get("look") or {"number": 1})["number"] > 1 for opening in openings)
+    return {"times": len(openings) - looks, "looks": looks}
+
+
+LEFT = {
+    "decided": "decided",
+    "hopeless": "no gain in sight",
+    "last look": "the last look",
+    "primary not beaten": "the primary baseline is not beaten",
+    "not settled": "not settled",
+}
+
+
+def looks(confirm: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return planned and taken looks, and who left when and why; None if there was but one."""
+    planned = (confirm or {}).get("looks")
+    if not confirm or not planned or len(planned["seeds"]) < 2:
+        return None
+    taken = planned["at"] if confirm["state"] == "complete" else planned["at"] - 1
+    return {
+        "planned": planned["seeds"],
+        "taken": taken,
+        "error_spent": planned["error_spent"][taken - 1] if taken else 0.0,
+        "left": {
+            c["rival"]: f"{c['n']} seeds, look {c['look']}: {LEFT[c['left']]}"
+            for c in confirm["comparisons"]
+        },
+    }
+
+
 def cost(confirm: Mapping[str, Any] | None, search_s: float | None) -> dict[str, Any]:
     """Return training costs: of each configuration, of the search and of the confirmation.
 

@@ -22,7 +22,14 @@ from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from okddip_search.algorithms.pruners import PRUNE_FROM, RAMP_WEIGHT
 from okddip_search.masking import masked
-from okddip_search.report.confirm_data import cost, failed_runs, noise_floor, winners_curse
+from okddip_search.report.confirm_data import (
+    cost,
+    failed_runs,
+    looks,
+    noise_floor,
+    times_opened,
+    winners_curse,
+)
 from okddip_search.report.sources import Sources
 from okddip_search.study.trials import (
     FINGERPRINT,
@@ -75,6 +82,8 @@ def collect(sources: Sources) -> dict[str, Any]:
         "confirm": sources.confirm,
         "winners_curse": winners_curse(sources.confirm),
         "noise_floor": noise_floor(sources.confirm),
+        "looks": looks(sources.confirm),
+        "times_opened": times_opened((sources.confirm or {}).get("openings", [])),
         "cost": cost(sources.confirm, search["training_s"]),
         "failed_runs": failed_runs(sources.confirm),
         "confirm_problem": sources.confirm_problem,

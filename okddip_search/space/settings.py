@@ -259,7 +259,12 @@ class ConfirmSettings(StrictModel):
     """The runs over several seeds that follow a search and test whether its winner is real."""
 
     top: int = Field(3, ge=1, le=20, description="best configurations of the search to confirm")
-    seeds: int = Field(5, ge=2, le=1000, description="runs of each, with the same list of seeds")
+    seeds: Annotated[int, Field(ge=2, le=1000)] | Literal["auto"] = Field(
+        5,
+        description="runs of each, with the same list of seeds; auto: as many as the verdict "
+        "needs, with looks planned beforehand",
+    )
+    max_seeds: int = Field(10, ge=3, le=100, description="runs of each at most, of seeds: auto")
     baselines: Literal["searched", "tuned"] = Field(
         "searched",
         description="their optimiser settings: the search's best, or from a search of their own",
@@ -272,6 +277,16 @@ class ConfirmSettings(StrictModel):
         "epochs",
         description="what single gets as much of as a group; seconds adds a longer run of it",
     )
+    primary: str | None = Field(
+        None,
+        description="one of methods: it is tested first and alone, and the others only if it is "
+        "beaten; null: all together",
+    )
+
+    @property
+    def most_seeds(self) -> int:
+        """Runs of each at most."""
+        return self.max_seeds if self.seeds == "auto" else self.seeds
 
     @field_validator("methods", mode="before", json_schema_input_type=list[MethodName])
     @classmethod
@@ -286,6 +301,14 @@ class ConfirmSettings(StrictModel):
             if name in names[:index]:
                 raise ConfigError([(place, f"{name!r} is named twice")])
         return tuple(names)
+
+    @model_validator(mode="after")
+    def _primary_takes_part(self) -> Self:
+        if self.primary is not None and self.primary not in self.methods:
+            near = nearest(self.primary, self.methods)
+            text = f"{self.primary!r} is not one of methods: {', '.join(self.methods)}{near}"
+            raise ConfigError([(("primary",), text)])
+        return self
 
 
 class ResourceSettings(StrictModel):

@@ -229,6 +229,7 @@ class Reader:
             tags |= {"okddip.best_trial": str(best.number), **_objective(best.value)}
         for found in (study.found for study in studies if study.found):
             tags |= {"okddip.verdict": _verdict(found), "okddip.confirmed": str(found["winner"])}
+            tags |= _looks(found)
         return Run(
             key=PARENT,
             name=last.name,
@@ -330,6 +331,19 @@ def _methods(plan: Path) -> dict[str, str]:
 
 def _verdict(found: Mapping[str, Any]) -> str:
     return str(found["verdict"]["sentence"]) if found["verdict"] else "no verdict"
+
+
+def _looks(found: Mapping[str, Any]) -> dict[str, str]:
+    """Return planned and taken looks, and who left when and why; version 0.1 had one look."""
+    looks = found.get("looks")
+    if not looks:
+        return {}
+    planned = ", ".join(map(str, looks["seeds"]))
+    left = [f"{c['rival']} after {c['n']} seeds ({c['left']})" for c in found["comparisons"]]
+    return {
+        "okddip.looks": f"{looks['at']} of {len(looks['seeds'])} (after {planned} seeds)",
+        "okddip.left": "; ".join(left),
+    }
 
 
 def _decided_ms(found: Mapping[str, Any]) -> int:

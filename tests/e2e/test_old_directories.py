@@ -83,6 +83,17 @@ def test_a_lost_mlflow_store_is_told_again(old):
     assert mlflow_runs(directory) == runs
 
 
+def test_a_confirmation_keeps_the_words_and_numbers_that_it_was_given(old):
+    directory = old / "confirmed"
+    before = json.loads((directory / "confirm" / "confirm.json").read_text())
+    assert "test" not in before
+    output = done("confirm", directory, cwd=old)
+    after = json.loads((directory / "confirm" / "confirm.json").read_text())
+    for key in ("comparisons", "verdict", "winner", "seeds"):
+        assert after[key] == before[key], key
+    assert output.strip().splitlines()[-1] == f"Verdict: {before['verdict']['sentence']}"
+
+
 def test_a_confirmation_goes_on_with_another_seed(old):
     directory = old / "confirmed"
     before = json.loads((directory / "confirm" / "confirm.json").read_text())

@@ -7,8 +7,8 @@ from fuzz_helpers import case, changed, damaged, values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from okddip_search.confirm.openings import opened_so_far
 from okddip_search.confirm.plan import Configuration, Plan, prepared_data
-from okddip_search.confirm.test_set import opened_so_far
 from okddip_search.driver.autotune import Speed, load_speed
 from okddip_search.errors import UserError
 from okddip_search.layout import JOURNAL, SPEED

@@ -1,5 +1,7 @@
 """Who is confirmed, chosen from a space and its study before anything is trained."""
 
+from dataclasses import replace
+
 import pytest
 from optuna.trial import TrialState
 
@@ -110,14 +112,15 @@ def test_the_seeds_are_fresh_and_a_longer_list_begins_with_the_shorter(spec):
     plan = Plan.begin(spec, ConfirmSettings(seeds=100))
     assert len(set(plan.seeds)) == 100
     assert not set(plan.seeds) & {trial_seed(0, number) for number in range(1000)}
-    assert plan.with_seeds(3).seeds == plan.seeds[:3]
-    assert plan.with_seeds(200).seeds[:100] == plan.seeds
+    assert replace(plan, settings=ConfirmSettings(seeds=3)).seeds == plan.seeds[:3]
+    assert replace(plan, settings=ConfirmSettings(seeds=200)).seeds[:100] == plan.seeds
 
 
 def test_the_seeds_are_those_of_the_plan_whatever_the_space_says_later(spec, tmp_path):
     plan = Plan.begin(spec, ConfirmSettings())
     plan.save(tmp_path / "confirm")
-    assert Plan.load(tmp_path / "confirm").with_seeds(9).seeds[:5] == plan.seeds
+    known = Plan.load(tmp_path / "confirm")
+    assert replace(known, settings=ConfirmSettings(seeds=9)).seeds[:5] == plan.seeds
 
 
 def test_a_sampled_configuration_that_is_the_papers_is_not_trained_twice(spec, study_of):

@@ -7,6 +7,7 @@ import time
 import optuna
 import pytest
 
+from okddip_search.confirm.options import fitting_seeds
 from okddip_search.driver.budget import (
     CONFIRM_SHARE,
     ENOUGH_SEEDS,
@@ -182,6 +183,29 @@ def test_all_that_is_left_goes_into_seeds():
     budget, spec = make_budget("1h")
     runs_that_fit = 2 * HOUR / EPOCHS
     assert 0.7 * runs_that_fit < budget.seeds * most_runs(spec.confirm) <= runs_that_fit
+
+
+@pytest.mark.parametrize(
+    ("hours", "fitting"),
+    [
+        (10, {"max_seeds": 10}),
+        (2, {"max_seeds": 7}),
+        (1, {"max_seeds": 3}),
+        (0.5, {"seeds": 2}),
+        (0.3, None),
+    ],
+)
+def test_planned_looks_are_those_that_fit(hours, fitting):
+    budget, spec = make_budget(f"{hours}h", "confirm.seeds=auto")
+    assert fitting_seeds(spec.confirm, after(budget, 3.0)) == fitting
+
+
+def test_runs_of_a_look_take_their_turns_in_the_slots():
+    budget, _ = make_budget("1h", slots=2)
+    one_run_s = after(budget, 1.0).seconds_for(1)
+    assert budget.seconds_for(3) == budget.seconds_for(4) == 2 * one_run_s
+    assert budget.has_room_for(2 * int(0.9 * HOUR / one_run_s))
+    assert not budget.has_room_for(2 * int(HOUR / one_run_s))
 
 
 def test_a_search_that_ended_a_little_late_is_confirmed_with_the_fewest_seeds():

@@ -14,6 +14,7 @@ from okddip_search.confirm.results import (
     choose_winner,
     collect_runs,
     compose,
+    kept_judgement,
     leader_name,
 )
 from okddip_search.confirm.summary import print_results
@@ -56,7 +57,7 @@ VALIDATION = {
 def conclude(tmp_path):
     """Return the runs and the findings, given validation and test accuracies."""
 
-    def conclude(validation=VALIDATION, tests=None, plan=PLAN, ended=True):
+    def conclude(validation=VALIDATION, tests=None, plan=PLAN, ended=True, look=1, pending=""):
         wanted = [{CONTENDER: c.label, SEED: s} for s in plan.seeds for c in plan.configurations]
         home = tmp_path / "confirm"
         study = open_fixed_study(home, "confirm", wanted)
@@ -81,7 +82,7 @@ def conclude(tmp_path):
         search = open_fixed_study(tmp_path / "search", "s", [])
         return runs, compose(
             plan, runs, objective=ObjectiveSettings(), allocation=ALLOTMENT, search=search,
-            search_dir=tmp_path, costs={}, openings=[],
+            search_dir=tmp_path, costs={}, openings=[], look=look, pending=pending,
         )  # fmt: skip
 
     return conclude
@@ -166,6 +167,49 @@ def test_the_cost_of_training_counts_failed_runs_the_mean_whole_ones(conclude):
 def test_the_findings_are_plain_json(conclude):
     _, found = conclude(tests=TESTS)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_results_name_their_test_and_the_looks(conclude):
+    _, found = conclude(tests=TESTS)
+    assert found["test"] == "moderated max-T"
+    assert found["looks"] == {"at": 1, "seeds": [5], "error_spent": [0.05]}
+    single = next(c for c in found["comparisons"] if c["rival"] == "single")
+    assert (single["look"], single["left"], single["n"]) == (1, "decided", 5)
+
+
+LOOKING = replace(
+    PLAN, settings=ConfirmSettings(top=2, seeds="auto", max_seeds=5, methods=["single"])
+)
+
+
+def test_the_seeds_of_the_first_look_choose_the_winner(conclude):
+    later = {**VALIDATION, "trial 4": [0.9, 0.9, 0.9, 0.99, 0.99]}
+    runs, _ = conclude(later, plan=LOOKING)
+    assert choose_winner(LOOKING, runs) == "trial 2"
+    assert choose_winner(PLAN, runs) == "trial 4"
+
+
+def test_what_time_left_open_is_said(conclude):
+    pending = "not settled: at most 2 more seeds, about 2 h"
+    tests = {**TESTS, PAPER: [0.908, 0.905, 0.898, 0, 0]}
+    _, found = conclude(tests=tests, plan=LOOKING, pending=pending)
+    compared = {c["rival"]: c for c in found["comparisons"]}
+    assert compared[PAPER]["words"].startswith(f"within noise ({pending}): ")
+    assert pending in found["verdict"]["sentence"]
+    assert not found["verdict"]["allows_champion"]
+
+
+def test_an_earlier_versions_judgement_is_kept_until_there_are_other_runs(conclude):
+    _, found = conclude(tests=TESTS)
+    old = {**found, "state": "complete", "verdict": {"sentence": "as it was said"}}
+    del old["test"]
+    kept = kept_judgement(old, found)
+    assert kept["verdict"] == {"sentence": "as it was said"}
+    assert kept["test"] is None
+    assert kept_judgement({**old, "seeds": old["seeds"][:4]}, found) == {}
+    assert kept_judgement({**old, "openings": [{}]}, found) == {}
+    assert kept_judgement({**old, "state": "running"}, found) == {}
+    assert kept_judgement({**old, "test": found["test"]}, found) == {}
 
 
 @pytest.mark.parametrize("tests", [None, TESTS])

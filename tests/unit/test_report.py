@@ -254,6 +254,32 @@ class TestHonesty:
         assert "0.30 to 1.40 points" in text
         assert "Openings of the test set: 1" in text and "2030-01-01 10:59:00" in text
 
+    def test_looks_are_shown_with_who_left_when_and_why(self, search_dir):
+        confirm = make_confirm(search_dir)
+        left = ({"look": 2, "n": 5, "left": "last look"}, {"look": 1, "n": 3, "left": "decided"})
+        for one, how in zip(confirm["comparisons"], (*left, left[1]), strict=True):
+            one |= how
+        command = confirm["openings"][0]["command"]
+        confirm |= {
+            "test": "moderated max-T",
+            "looks": {"at": 2, "seeds": [3, 5], "error_spent": [0.018, 0.05]},
+            "openings": [
+                {"time": f"2030-01-01T10:5{n}:00+00:00", "command": command,
+                 "look": {"number": n, "of": 2, "seeds": seeds}}
+                for n, seeds in ((1, 3), (2, 5))
+            ],
+        }  # fmt: skip
+        write_confirm(search_dir, confirm)
+        text = page_of(search_dir).text
+        assert "planned after 3, 5 seeds; 2 of 2 were taken" in text
+        assert "3 seeds, look 1: decided" in text and "5 seeds, look 2: the last look" in text
+        assert "Openings of the test set: 1, and 1 further planned look" in text
+        assert "2 of 2, after 5 seeds" in text
+        assert "no longer blind" not in text
+        forest = make_charts(data_of(search_dir))["forest"].figure
+        labels = [note["text"] for note in forest["layout"]["annotations"]]
+        assert labels[1].startswith("<b>single</b>, 3 seeds<br>")
+
     def test_cost_and_failures_of_the_confirmation_are_shown(self, confirmed_dir):
         text = page_of(confirmed_dir).text.replace("\xa0", " ")
         assert "4,970" in text and "1.23 M" in text and "0.61 ms" in text

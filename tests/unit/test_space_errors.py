@@ -239,6 +239,7 @@ WRONG = [
     ("wrapped pruner", BASE + "study:\n  pruner:\n    type: patient\n    patience: 3\n"
      "    wrapped: {type: medain}\n", 14, ["wrapped.type", "'median'"]),
     ("gpus", BASE + "resources: {gpus_per_trial: 1.5}\n", 10, ["1.5", "fraction of one GPU"]),
+    ("auto", BASE + "resources: {trials_per_gpu: aut}\n", 10, ["[1, 64]", "did you mean 'auto'"]),
     ("cpus", BASE + "resources: {cpus_per_trial: 0}\n", 10, ["cpus_per_trial", "[1, inf)"]),
     ("concurrent", BASE + "resources: {max_concurent: 2}\n", 10, ["'max_concurrent'"]),
     # confirm
@@ -246,6 +247,8 @@ WRONG = [
     ("confirm's range", BASE + "confirm:\n  seeds: 1\n", 11, ["1 is not", "[2, 1000]"]),
     ("confirm's kind", BASE + "confirm: 5\n", 10, ["5 is not a mapping"]),
     ("baselines", BASE + "confirm: {baselines: tunded}\n", 10, ["'tunded'", "searched, tuned"]),
+    ("seeds", BASE + "confirm: {seeds: ato}\n", 10, ["'ato'", "[2, 1000]", "did you mean 'auto'"]),
+    ("primary", BASE + "confirm: {primary: singel}\n", 10, ["'singel'", "did you mean 'single'"]),
     ("baseline", BASE + "confirm: {methods: [dlm]}\n", 10, ["'dlm'", "'dml'"]),
     ("baseline twice", BASE + "confirm: {methods: [dml, dml]}\n", 10, ["named twice"]),
     ("baselines as text", BASE + "confirm: {methods: dml}\n", 10, ["not a list of methods"]),

@@ -136,10 +136,17 @@ def _problems(
         else:
             hint = ""
             if item["type"] == "literal_error" and isinstance(item["input"], str):
-                hint = nearest(item["input"], get_args(model.model_fields[name].annotation))
+                hint = nearest(item["input"], _words(model.model_fields[name].annotation))
             range_ = describe_range(model.model_fields[name])
             found[(name,)] = f"{_written(item['input'])} is not {range_}{hint}"
     return list(found.items())
+
+
+def _words(annotation: Any) -> list[str]:
+    """Return the words that a field can be, among whatever else it can be."""
+    options = [option for option, _ in _alternatives(annotation, [])]
+    choices = [c for option in options if get_origin(option) is Literal for c in get_args(option)]
+    return [choice for choice in choices if isinstance(choice, str)]
 
 
 def _place(loc: KeyPath, values: Any) -> KeyPath:

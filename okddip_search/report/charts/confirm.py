@@ -27,6 +27,7 @@ OF = {"validation": (FAINT, "circle-open", -0.12), "test": (BLUE, "circle", 0.16
 def forest(data: Mapping[str, Any]) -> Figure | None:
     """Draw the winner's difference to each baseline with its 95 % interval."""
     comparisons = (data["confirm"] or {}).get("comparisons", [])
+    comparisons = [comparison for comparison in comparisons if comparison["low"] is not None]
     if not comparisons:
         return None
     rows = list(enumerate(comparisons))
@@ -41,11 +42,17 @@ def forest(data: Mapping[str, Any]) -> Figure | None:
     )  # fmt: skip
     x |= {"range": _range_with_zero(comparisons)}
     labels = [
-        label(f"<b>{text(c['rival'])}</b><br>{text(_of_winner(c))}", row - 0.16) for row, c in rows
+        label(f"<b>{text(c['rival'])}</b>{_after(c)}<br>{text(_of_winner(c))}", row - 0.16)
+        for row, c in rows
     ]
     height = 110 + 78 * len(rows)
     y = rows_axis(len(rows))
     return figure(traces, x, y, height=height, annotations=labels, margin=MARGIN)
+
+
+def _after(comparison: Mapping[str, Any]) -> str:
+    """Say after how many seeds a baseline left; versions before 0.2 had one number for all."""
+    return f", {comparison['n']} seeds" if "look" in comparison else ""
 
 
 def _of_winner(comparison: Mapping[str, Any]) -> str:
