@@ -22,6 +22,8 @@ LEAST_STALL_S = 60.0
 FIRST_STALL_S = 3600.0
 """Limit until the first epoch of this session, from which later limits are derived."""
 LOOK_EVERY_S = 1.0
+ASLEEP_S = 30.0
+"""Seconds without a look after which this process was suspended, and its workers probably too."""
 
 
 class Watchdog(NotPickled, Callback):  # type: ignore[misc]
@@ -66,6 +68,8 @@ class Watchdog(NotPickled, Callback):  # type: ignore[misc]
         now = time.monotonic()
         if now - self._looked_at_s < LOOK_EVERY_S:
             return
+        if now - self._looked_at_s > ASLEEP_S:
+            self._running_since = dict.fromkeys(self._running_since, now)
         self._looked_at_s = now
         try:
             self._kill_stalled(trials, now)

@@ -56,9 +56,13 @@ class Scene:
         self.bridge.open_trial(0).heard_at_s = self.now
 
     def wait(self, seconds):
-        for _ in range(10):
-            self.now += seconds / 10
+        for _ in range(round(seconds)):
+            self.now += 1
             self.dog.on_step_end(0, [self.trial])
+
+    def suspend(self, seconds):
+        self.now += seconds
+        self.dog.on_step_end(0, [self.trial])
 
     def epoch(self, seconds):
         report = {"epoch": 0, "leader_accuracy": 0.5, "seconds": seconds}
@@ -79,6 +83,18 @@ def test_an_epoch_ten_times_as_long_as_the_median_hangs(scene):
     s.wait(100)
     assert [number for number, _ in s.hands.killed] == [0]
     assert "hangs" in s.said[0]
+
+
+def test_a_suspended_job_does_not_hang(scene):
+    """Batch systems stop a whole job (SIGTSTP) and continue it much later (SIGCONT)."""
+    s = scene()
+    s.epoch(0.1)
+    s.wait(10)
+    s.suspend(7200)
+    s.wait(50)
+    assert not s.hands.killed
+    s.wait(20)
+    assert s.hands.killed
 
 
 def test_short_epochs_have_a_minute(scene):

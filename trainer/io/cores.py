@@ -14,8 +14,9 @@ def available_cores() -> int:
     The least of its CPU affinity, what Slurm gave to the task (``SLURM_CPUS_PER_TASK``) and the
     quota of its control groups (``docker --cpus``), rounded down.
     """
-    has_affinity = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    cores = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # macOS has none
+        cores = len(os.sched_getaffinity(0))
     with suppress(KeyError, ValueError):
         cores = min(cores, int(os.environ["SLURM_CPUS_PER_TASK"]))
     quota = cpu_quota()
