@@ -283,6 +283,7 @@ DATA_SETS: dict[str, DataSetInfo] = {
         "trainer.data.sources.stl10:STL10",
         "STL-10: the folder stl10_binary",
         classes=10,
+        side=96,
     ),
     "eurosat": _image_files("eurosat:EuroSAT", "EuroSAT: ten folders of satellite images"),
     "flowers102": _image_files("flowers102:Flowers102", "102 flowers: the folder flowers-102"),
