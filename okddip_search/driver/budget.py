@@ -50,6 +50,10 @@ STARTUP_S = 60.0
 FINISH_S = 25.0
 FINISH_SHARE = 0.03
 """Kept for test set, report and the end of Ray: at least, and of the whole."""
+FINISH_STARTS = 3
+"""Workers that start one after the other at the end: on a busy machine they take longest."""
+MOST_START_SHARE = 0.1
+"""Of the budget: what is longer was no start of a worker."""
 OVERDRAWN_SHARE = 0.05
 """Of the budget: running trials are given up once the search has taken so much too much."""
 STAGNATION_FROM = 0.5
@@ -107,6 +111,8 @@ class Budget(Listener):
     _study: optuna.Study | None = None
     _seconds: deque[float] = field(default_factory=lambda: deque(maxlen=500))
     _heard: dict[int, tuple[int, float]] = field(default_factory=dict)
+    _begun_s: dict[int, float] = field(default_factory=dict)
+    _start_s: float = 0.0
 
     def __post_init__(self) -> None:
         """Remember how a baseline's epoch compares: the trials correct only their own."""
@@ -163,7 +169,7 @@ class Budget(Listener):
     @property
     def finish_s(self) -> float:
         """Seconds for test set, report and the end of Ray."""
-        return max(FINISH_S, FINISH_SHARE * self.total_s)
+        return max(FINISH_S, FINISH_SHARE * self.total_s, FINISH_STARTS * self._start_s)
 
     @property
     def kept_back_s(self) -> float:
@@ -251,11 +257,15 @@ class Budget(Listener):
     def trial_started(self, number: int, params: Mapping[str, Any], resumed: bool) -> None:
         """Note the time that was used."""
         self._heard.pop(number, None)
+        self._begun_s[number] = time.monotonic()
         self._note()
 
     def epoch_reported(self, number: int, step: int, report: Mapping[str, Any]) -> None:
         """Learn how long an epoch takes, from one report to the next."""
         now = time.monotonic()
+        started_s = now - self._begun_s.pop(number, now) - float(report["seconds"])
+        if started_s < MOST_START_SHARE * self.total_s:
+            self._start_s = max(self._start_s, started_s)
         last, heard_s = self._heard.get(number, (step, now))
         between_s = now - heard_s if last == step - 1 else 0.0
         self._heard[number] = step, now

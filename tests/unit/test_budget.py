@@ -104,6 +104,17 @@ def test_an_epoch_in_which_the_machine_slept_does_not_count():
     assert after(budget, 3600.0, 1).pace_s == 2.0
 
 
+def test_where_workers_start_slowly_more_is_kept_to_finish(monkeypatch):
+    budget, _ = make_budget("6m")
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    before_s = budget.finish_s
+    budget.trial_started(0, {}, False)
+    clock[0] += 21.0
+    budget.epoch_reported(0, 0, {"seconds": 1.0})
+    assert budget.finish_s == 3 * 20.0 > before_s
+
+
 def test_a_pause_is_no_epoch(monkeypatch):
     budget, _ = make_budget("1h")
     clock = [0.0]
