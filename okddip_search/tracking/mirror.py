@@ -19,7 +19,7 @@ from okddip_search.masking import masked
 from okddip_search.tracking.desired import PARENT, Desired, Point, Run, Upload, log
 from okddip_search.tracking.model import log_leader
 from okddip_search.tracking.schema import require_schema
-from okddip_search.tracking.store import Target, artifact_uri, relocate
+from okddip_search.tracking.store import Target, artifact_uri, default_artifacts, relocate
 from okddip_search.tracking.view import BEST_ACCURACY
 
 _DESCRIPTION = (
@@ -152,7 +152,8 @@ class Mirror:
             relocate(self._dir)
         from mlflow import MlflowClient
 
-        return MlflowClient(tracking_uri=self._target.uri, registry_uri=self._target.uri)
+        with default_artifacts(self._dir if self._target.is_local else None):
+            return MlflowClient(tracking_uri=self._target.uri, registry_uri=self._target.uri)
 
     def _find_runs(self) -> dict[str, _Known]:
         """Return the run of every trial, by its key; a second run of a trial is deleted.

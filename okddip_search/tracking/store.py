@@ -4,6 +4,7 @@ Nothing here imports mlflow: a sqlite store is read and repaired with the standa
 """
 
 import contextlib
+import os
 import re
 import sqlite3
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from okddip_search.masking import masked
 from trainer.io.files import LockedError, exclusive_lock
 
 SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
+ARTIFACT_ROOT = "_MLFLOW_SERVER_ARTIFACT_ROOT"
 PLUGINS = "mlflow.tracking_store"
 
 # Every column of MLflow's schema that holds an absolute artifact address.
@@ -61,19 +63,43 @@ def store_uri(search_dir: Path) -> str:
     """Return the address of the sqlite store inside a search directory.
 
     SQLAlchemy 2.1 unquotes the path in an address; earlier versions take it literally, up to a
-    question mark, so that a path with one has to be quoted for sqlite itself.
+    question mark, so that a path with one has to be quoted for sqlite itself. MLflow would make
+    folders of such an address's text; it does not where the address names its driver.
     """
     path = str((search_dir / DATABASE).absolute())
     if not {"%", "?"} & set(path):
         return f"sqlite:///{path}"
     if tuple(map(int, version("sqlalchemy").split(".")[:2])) >= (2, 1):
-        return f"sqlite:///{quote(path)}"
-    return f"sqlite:///file:{quote(path)}?uri=true" if "?" in path else f"sqlite:///{path}"
+        return f"sqlite+pysqlite:///{quote(path)}"
+    if "?" in path:
+        return f"sqlite+pysqlite:///file:{quote(path)}?uri=true"
+    return f"sqlite:///{path}"
 
 
 def artifact_uri(search_dir: Path) -> str:
     """Return where the search directory's own store keeps its artifacts."""
     return (search_dir / ARTIFACTS).absolute().as_uri()
+
+
+@contextlib.contextmanager
+def default_artifacts(search_dir: Path | None) -> Iterator[None]:
+    """Have a store that is opened meanwhile keep its default experiment's artifacts in a search.
+
+    MLflow would put them below the working directory, whose path it writes into SQL as Python
+    quotes it: with both kinds of quotes in it, no store can be opened.
+
+    Args:
+        search_dir: The search directory; None: leave it to MLflow.
+    """
+    before = os.environ.get(ARTIFACT_ROOT)
+    if search_dir is not None:
+        os.environ[ARTIFACT_ROOT] = artifact_uri(search_dir)
+    try:
+        yield
+    finally:
+        os.environ.pop(ARTIFACT_ROOT, None)
+        if before is not None:
+            os.environ[ARTIFACT_ROOT] = before
 
 
 def target_of(search_dir: Path, tracking_uri: str | None) -> Target:

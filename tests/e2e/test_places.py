@@ -25,6 +25,7 @@ def test_a_search_in_a_hostile_folder_is_complete_in_mlflow_and_its_hints_can_be
         assert database.execute("SELECT count(*) FROM logged_models").fetchone()[0] >= 1
     synced = run("sync", directory, **place)
     assert "delivered 0 records" in synced.stdout, synced.stdout + synced.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == [HOSTILE]
     hints = [line for line in done.stdout.splitlines() if "okddip-search export" in line]
     assert hints, done.stdout
     command = shlex.split(hints[0].partition("okddip-search ")[2])
