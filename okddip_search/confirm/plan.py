@@ -181,6 +181,12 @@ def prepared_data(spec: SearchSpec) -> dict[str, Any]:
     return spec.data.model_dump(mode="json", exclude={"root", "download", "workers"})
 
 
+def _with_defaults(data: Mapping[str, Any], spec: SearchSpec) -> dict[str, Any]:
+    """Add the defaults of fields that the version which wrote a plan did not have."""
+    fields = type(spec.data).model_fields
+    return {name: data.get(name, fields[name].default) for name in prepared_data(spec)}
+
+
 def agreed_settings(
     spec: SearchSpec, known: Plan | None, overrides: Mapping[str, Any]
 ) -> ConfirmSettings:
@@ -205,7 +211,7 @@ def agreed_settings(
                 "Seeds can be added, but the configurations were fixed before the first run. "
                 "--restart starts another confirmation.",
             )
-        if known.data != prepared_data(spec):
+        if _with_defaults(known.data, spec) != prepared_data(spec):
             raise UserError(
                 "the confirmation has begun with images that were prepared in another way",
                 "Leave --set data.… out, but for data.root and data.workers.",

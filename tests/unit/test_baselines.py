@@ -177,6 +177,15 @@ def test_a_plan_that_has_begun_takes_more_seeds_and_nothing_else(spec, changes, 
         agreed_settings(spec, begun, changes)
 
 
+def test_a_plan_from_before_a_field_of_the_images_has_its_default(spec, tmp_path):
+    begun = Plan.begin(spec, ConfirmSettings())
+    older = replace(begun, data={k: v for k, v in begun.data.items() if k != "own_validation"})
+    assert agreed_settings(spec, older, {}) == begun.settings
+    changed = load_space(tmp_path / "space.yaml", ["data.own_validation=false"])
+    with pytest.raises(UserError, match="prepared in another way"):
+        agreed_settings(changed, older, {})
+
+
 def test_images_that_are_prepared_in_another_way_are_refused(spec, tmp_path):
     begun = Plan.begin(spec, ConfirmSettings())
     moved = load_space(tmp_path / "space.yaml", ["data.root=/elsewhere"])
