@@ -112,6 +112,9 @@ class SearchSpec(StrictModel):
     @classmethod
     def _sources_apart(cls, values: Any) -> Any:
         """Move sources of configurations out of ``enqueue``."""
+        if not isinstance(values.get("warm_start", ()), tuple):  # a list or a text is from a file
+            text = "unknown section: its place is enqueue: [{from: PATH, top: 5}]"
+            raise ConfigError([(("warm_start",), text)])
         raw = values.get("enqueue")
         found: list[WarmStart] = []
         entries: list[Any] = []

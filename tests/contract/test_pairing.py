@@ -48,7 +48,7 @@ def data(request, tmp_path_factory) -> DevelopmentData:
             path.parent.mkdir(parents=True, exist_ok=True)
             noise = torch.randint(0, 256, (12, 12, 3), generator=generator, dtype=torch.uint8)
             Image.fromarray(noise.numpy()).save(path)
-        fields = {"name": "image_folder", "root": str(folder), "image_size": 8}
+        fields = {"name": "image_folder", "root": str(folder), "image_size": 8, "test": 0}
         fields |= {"streaming": True, "validation": 10}
     return load_development_data(TrainConfig(data={**fields, "flip": True}).data)
 

@@ -323,7 +323,7 @@ def test_a_baselines_own_search_has_no_more_trials_than_its_space_has_points(tmp
     )  # fmt: skip
     spec = load_space(tmp_path / "space.yaml")
     assert baseline_spec(spec, "single").study.trials == 2  # the enqueued one is among them
-    assert baseline_spec(spec, "dml").study.trials == 7
+    assert baseline_spec(spec, "dml").study.trials == 6
     assert baseline_spec(spec, "okddip").study.trials == 9
 
 

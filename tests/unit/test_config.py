@@ -11,7 +11,7 @@ from trainer.config.data import DataConfig
 from trainer.config.load import load_config
 from trainer.config.strict import ConfigError
 from trainer.config.train import TrainConfig
-from trainer.registry import MODELS
+from trainer.registry import DATA_SETS, MODELS
 
 # field, a value outside its range, the range as the message words it
 OUT_OF_RANGE = [
@@ -62,13 +62,16 @@ OUT_OF_RANGE = [
     ("checkpoint_every_s", -1.0, "a number in [0, 86400]"),
     ("num_threads", 0, "a whole number in [1, 1024] or null"),
     ("data", "digits", "a mapping"),
-    ("data.name", "mnist", "one of digits, fashion_mnist, cifar10, cifar100, image_folder"),
+    ("data.name", "mnits", f"one of {', '.join(DATA_SETS)}"),
     ("data.root", 3, "text or null"),
     ("data.download", "yes", "true or false"),
     ("data.image_size", 7, "a whole number in [8, 512] or null"),
     ("data.image_size", 513, "a whole number in [8, 512] or null"),
     ("data.validation", 0, "a whole number in [1, inf) or a number in (0, 1)"),
     ("data.validation", 1.0, "a whole number in [1, inf) or a number in (0, 1)"),
+    ("data.own_validation", 1, "true or false"),
+    ("data.test", 1.0, "a whole number in [0, inf) or a number in (0, 1)"),
+    ("data.rare_classes", "drop", "one of refuse, train"),
     ("data.train_limit", 0, "a whole number in [1, inf) or null"),
     ("data.split_seed", -1, f"a whole number in [0, {2**63})"),
     ("data.pad", 65, "a whole number in [0, 64] or null"),
@@ -119,7 +122,7 @@ def test_every_field_has_a_value_out_of_range_above():
         ({"data": {"name": "image_folder", "image_size": 8}}, "data.root: image_folder needs it"),
         (
             {"data": {"name": "cifar10", "streaming": True}},
-            "data.streaming: cifar10 is held in memory; only image_folder can be streamed",
+            "data.streaming: cifar10 is held in memory; only image files can be streamed",
         ),
         (
             {"data": {"name": "image_folder", "streaming": True, "pad": 4}},

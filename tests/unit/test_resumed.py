@@ -18,7 +18,7 @@ def space(*changes):
 
 @pytest.mark.parametrize(
     "change",
-    ["study.trials=99", "study.timeout=1h", "study.sampler=random", "resources.max_concurrent=1"],
+    ["study.trials=99", "study.timeout=1h", "study.searcher=null", "resources.max_concurrent=1"],
 )
 def test_budget_sampler_and_resources_may_change(tmp_path, change):
     require_unchanged(space(), space(change), tmp_path)
