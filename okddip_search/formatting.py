@@ -72,8 +72,8 @@ def duration(seconds: float) -> str:
 
 def expectation(mean: float, sd: float, mark: float | None) -> str:
     """Say what was expected of a paused trial when it went on, and what the best promised then."""
-    best = "none was complete yet" if mark is None else f"the best had {mark:.4g}"
-    return f"expected {mean:.4g} ± {sd:.2g}, {best}"
+    best = "none was complete yet" if mark is None else f"the best had {percent(mark)}"
+    return f"expected {percent(mean)} ± {100 * sd:.2f}, {best}"
 
 
 def about(seconds: float) -> str:

@@ -400,7 +400,7 @@ class TestCharts:
         assert stretch["x"][:2] == [trial["number"]] * 2
         assert stretch["y"][:2] == [25.0, pytest.approx(100 * trial["value"])]
         hovers = [text for t in figure["data"] for text in t.get("text", ())]
-        assert any("went on: expected 0.5 ± 0.1, none was complete yet" in h for h in hovers)
+        assert any("went on: expected 50.00 % ± 10.00, none was complete yet" in h for h in hovers)
         go.Figure(copy.deepcopy(figure))
 
     def test_long_searches_stay_small(self, search_dir):

@@ -201,7 +201,7 @@ def test_a_trial_that_waits_to_go_on_is_scheduled(tmp_path):
     assert shown() == ("KILLED", "interrupted"), "it goes on, but no driver is at work"
     driver.trial_went_on(0, {"mean": 0.6, "sd": 0.05, "mark": 0.55})
     why = desired(tmp_path).children[0].tags["okddip.went_on"]
-    assert why == "expected 0.6 ± 0.05, the best had 0.55"
+    assert why == "expected 60.00 % ± 5.00, the best had 55.00 %"
     driver.close(0)
 
 
