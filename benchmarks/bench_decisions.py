@@ -20,7 +20,7 @@ from okddip_search.algorithms.pruners import PRUNE_FROM
 from okddip_search.algorithms.screen import Begin, Room, Screening
 from okddip_search.cluster.resources import Concurrency
 from okddip_search.driver.bridge import StudyBridge
-from okddip_search.driver.work import SearchAgenda
+from okddip_search.driver.work import SearchWork
 from okddip_search.space.load import load_space
 from okddip_search.space.model import SearchSpec
 from okddip_search.space.settings import StudySettings
@@ -82,7 +82,7 @@ def main(counts: tuple[int, ...], times: int) -> None:
         known = trials(spec, count)
         study = optuna.create_study(direction="maximize")
         study.add_trials(known)
-        bridge = StudyBridge(study, SearchAgenda(spec), Concurrency(2), ())
+        bridge = StudyBridge(study, SearchWork(spec), Concurrency(2), ())
         end_game = Room(epochs=spec.max_epochs - 1)
         number = next(n for n in range(count, count + 100) if _is_modelled(rules, known, n))
         goes_on = median_ms(lambda: rules.decide(known, (), count, end_game), times)  # noqa: B023

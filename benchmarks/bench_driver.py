@@ -17,7 +17,7 @@ from side_by_side import machine, random_data
 
 from okddip_search.cluster.resources import Concurrency
 from okddip_search.driver.bridge import StudyBridge
-from okddip_search.driver.work import SearchAgenda
+from okddip_search.driver.work import SearchWork
 from okddip_search.space.load import load_space
 from okddip_search.study.study import open_study
 from okddip_search.tracking.worker import Tracker
@@ -47,7 +47,7 @@ def main(trials: int, epochs: int) -> None:
         tracker.begin({}, {})
         bridge = StudyBridge(
             open_study(folder, spec),
-            SearchAgenda(spec),
+            SearchWork(spec),
             Concurrency(2),
             listeners=[tracker.stage(folder)],
         )

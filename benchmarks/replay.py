@@ -25,7 +25,7 @@ from tables import Table
 from okddip_search.algorithms.pruners import PRUNE_FROM
 from okddip_search.cluster.resources import Concurrency
 from okddip_search.driver.bridge import StudyBridge
-from okddip_search.driver.work import SearchAgenda
+from okddip_search.driver.work import SearchWork
 from okddip_search.space.load import load_space
 from okddip_search.space.settings import ObjectiveSettings, StudySettings
 from okddip_search.study.trials import PAPER_KEY
@@ -72,7 +72,7 @@ class Setup:
     reduce: str = "mean_last_3"
 
 
-class TableAgenda(SearchAgenda):
+class TableWork(SearchWork):
     """Trials on a table, without end: the replay says when it is over."""
 
     def prepare(self, table: Table) -> None:
@@ -135,9 +135,9 @@ class Ours:
             if told is not None:
                 study.enqueue_trial(dict(told), user_attrs={PAPER_KEY: True})
         study.pruner = pruner
-        self.agenda = TableAgenda(spec)
-        self.agenda.prepare(table)
-        self.bridge = StudyBridge(study, self.agenda, Concurrency(10_000), (), lambda line: None)
+        self.work = TableWork(spec)
+        self.work.prepare(table)
+        self.bridge = StudyBridge(study, self.work, Concurrency(10_000), (), lambda line: None)
         self._table, self._seed = table, seed
         self._history: dict[int, list[dict[str, Any]]] = {}
         for trial in study.get_trials(deepcopy=False):
@@ -151,7 +151,7 @@ class Ours:
 
     def start(self, steps_left: int) -> Start | None:
         """See ``Search``."""
-        self.agenda.tell_left(steps_left)
+        self.work.tell_left(steps_left)
         while (entry := self.bridge.next_trial()) is None and self.bridge.is_deciding:
             self.bridge.wait_for_decision()
         if entry is None and not self.bridge.exhausted:

@@ -11,7 +11,7 @@ from okddip_search.driver.progress import SearchConsole
 from okddip_search.driver.request import Request
 from okddip_search.driver.session import Session, open_session
 from okddip_search.driver.summary import print_result
-from okddip_search.driver.work import SearchAgenda
+from okddip_search.driver.work import SearchWork
 from okddip_search.errors import UserError
 from okddip_search.export import BestKeeper, keep_best
 from okddip_search.layout import BEST, LEADER
@@ -79,10 +79,10 @@ def _search(session: Session, then_confirm: bool) -> int:
         budget.resume(study)
         budget.say = session.say
         keepers.append(budget)
-    agenda = SearchAgenda(spec, budget)
+    work = SearchWork(spec, budget)
     bridge = session.run_study(
         study,
-        agenda,
+        work,
         session.directory,
         screen,
         session.tracker.stage(session.directory),

@@ -1,1 +1,1 @@
-"""What decides in a search: samplers, pruners, screening, and their seeds."""
+"""The choices of a search: samplers, pruners, screening, and their seeds."""

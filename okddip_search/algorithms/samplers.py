@@ -1,4 +1,4 @@
-"""Optuna's samplers by name, made anew for every trial.
+"""Optuna's samplers by name, a new one for every trial.
 
 A resumed search has to go on as an unbroken one would, so nothing may hide in a sampler object.
 What lives where in Optuna 5:
@@ -39,7 +39,7 @@ from okddip_search.algorithms.seeds import sampler_seed
 
 
 class AskTellGridSampler(GridSampler):
-    """Optuna's grid, for a study that is asked and told.
+    """Optuna's grid, for a study driven by ``ask`` and ``tell``.
 
     The original ends ``Study.optimize`` from ``after_trial``, which raises outside of it, and fails
     on enqueued trials that give only some of the parameters.

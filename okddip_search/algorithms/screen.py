@@ -30,7 +30,7 @@ ENQUEUED = "okddip:enqueued"
 LEAST_SHARE = 0.2
 """Of a run that a trial is judged after: also where no ramp-up makes it wait."""
 BENEFIT_OF_DOUBT_SD = 3.0
-"""So many standard deviations above its expected value a paused trial is held against the best."""
+"""Standard deviations that a paused trial is granted when it is compared with the best."""
 
 SPARE_FOR_SLOT = 3
 """Waiting trials for each slot that are not given up: the end-game takes the best, however poor."""
@@ -38,7 +38,7 @@ SPARE_FOR_SLOT = 3
 
 @dataclass(frozen=True)
 class Room:
-    """What is left of the budget.
+    """The rest of the budget.
 
     Attributes:
         epochs: That a slot can still train; None: no limit.

@@ -1,7 +1,7 @@
 """Seeds that depend on the study's seed and the trial's number alone.
 
 A resumed search must go on as an unbroken one would, so no random state lives in the driver: every
-seed is computed anew from what the study holds.
+seed is computed from the study's contents.
 """
 
 import hashlib

@@ -28,7 +28,7 @@ MODELS: dict[str, Callable[..., BaseSampler]] = {
 }
 """Samplers that learn from values."""
 STARTUP_TRIALS = 5
-"""So many trials are drawn at random before a model proposes."""
+"""Trials drawn at random before a model proposes."""
 UNIFORM_SHARE = 0.1
 """Of the proposals are drawn at random, lest the model be wrong for good."""
 MOST_ROWS = 100
@@ -50,7 +50,7 @@ class Proposal:
 
 
 class Surrogate:
-    """What the end of a run is expected to bring, by its parameters.
+    """The expected value at the end of a run, by its parameters.
 
     Args:
         rows: Trials with values.

@@ -71,7 +71,7 @@ def _value(run: Run, ends: "Ends") -> float | None:
 
 
 class Ends:
-    """What values at an epoch become at the end of a run, learned from the complete trials.
+    """Values at the end of a run, predicted from earlier ones as complete trials have shown.
 
     A straight line through their medians. Where curves saturate, what is ahead early gains less, so
     its slope is below 1; as those that went on differ little at their rungs, it is drawn towards 1

@@ -15,7 +15,7 @@ _COUNTING_S = 600.0
 
 @dataclass(frozen=True)
 class Images:
-    """What is known of a data set without a look at a pixel.
+    """Facts about a data set that need no look at a pixel.
 
     Attributes:
         words: Images of each part, and files that are left out.

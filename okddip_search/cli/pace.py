@@ -22,7 +22,7 @@ UNSURE = 1.2
 
 
 class BudgetPlan:
-    """What a budget has room for, from a measured epoch.
+    """The contents of a budget, from a measured epoch.
 
     Args:
         spec: The space, which has a budget.

@@ -34,7 +34,7 @@ class Gpu(NamedTuple):
 
 
 class TorchView(NamedTuple):
-    """What torch says about the GPUs of this machine.
+    """Torch's answer about the GPUs of this machine.
 
     Attributes:
         version: Of torch.

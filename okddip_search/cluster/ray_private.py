@@ -32,8 +32,8 @@ def low_memory_survived() -> Iterator[None]:
 
     def as_death(self: Any, tracked_actor_task: Any, exception: Exception) -> None:
         if isinstance(exception, OutOfMemoryError):
-            told = f"the machine was {LOW_MEMORY}; Ray killed the worker"
-            exception = RayActorError(error_msg=told)
+            message = f"the machine was {LOW_MEMORY}; Ray killed the worker"
+            exception = RayActorError(error_msg=message)
         failed(self, tracked_actor_task, exception)
 
     RayActorManager._actor_task_failed = as_death

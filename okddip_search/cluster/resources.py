@@ -86,7 +86,7 @@ class Allocation:
 
 
 class Node(NamedTuple):
-    """What one machine has."""
+    """The resources of one machine."""
 
     cpus: int
     gpus: int

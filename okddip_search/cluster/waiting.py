@@ -1,4 +1,4 @@
-"""What waits for a place on a machine: the reason is named, and it is given up in the end."""
+"""Waiting for a place on a machine: the reason is named, and in the end the wait is given up."""
 
 import re
 import time

@@ -13,7 +13,7 @@ from okddip_search.confirm.plan import Configuration
 from okddip_search.confirm.results import name_in_words
 from okddip_search.driver.progress import SearchConsole
 from okddip_search.driver.session import Session
-from okddip_search.driver.work import CONTENDER, SEED, FixedAgenda
+from okddip_search.driver.work import CONTENDER, SEED, FixedWork
 from okddip_search.export import export_run
 from okddip_search.layout import BEST, CONFIRM, FACTS, FINAL, LEADER, run_dir
 from okddip_search.study.study import open_fixed_study
@@ -67,7 +67,7 @@ def _train(session: Session, winner: Configuration, seed: int, final: Path) -> b
     """Train to the end and export the leader; return False if training was stopped or failed."""
     attributes = {CONTENDER: winner.label, SEED: seed}
     study = open_fixed_study(final, "retrain", [attributes])
-    agenda = FixedAgenda(
+    work = FixedWork(
         {winner.label: winner.config},
         session.spec.objective,
         session.common,
@@ -80,7 +80,7 @@ def _train(session: Session, winner: Configuration, seed: int, final: Path) -> b
     epochs = int(winner.config["epochs"])
     screen = SearchConsole(session.terminal, "retrain", 1, epochs, 0, noun="run")
     # Not tracked in MLflow, where accuracies on training images would appear beside honest ones.
-    session.run_study(study, agenda, final, screen, None, session.data.merged_splits())
+    session.run_study(study, work, final, screen, None, session.data.merged_splits())
     run = runs_with(study, attributes)[-1]
     if run.state is not TrialState.COMPLETE:
         session.say(f"The retraining did not finish. {run.user_attrs.get(REASON, '')}")

@@ -48,7 +48,7 @@ from okddip_search.driver.budget import Budget
 from okddip_search.driver.progress import SearchConsole
 from okddip_search.driver.request import Request
 from okddip_search.driver.session import Session, open_session
-from okddip_search.driver.work import CONTENDER, SEED, FixedAgenda
+from okddip_search.driver.work import CONTENDER, SEED, FixedWork
 from okddip_search.errors import UserError
 from okddip_search.export import export_run
 from okddip_search.formatting import about, percent, spread
@@ -97,7 +97,7 @@ def confirm(session: Session, budget: Budget | None = None) -> int:
 
 
 class _WorkersDied(Exception):
-    """So many runs died with their workers and were not retried yet."""
+    """Number of runs whose worker died and that were not retried yet."""
 
 
 class _Confirmation(Listener):
@@ -251,14 +251,14 @@ class _Confirmation(Listener):
 
     def _run_trials(self, plan: Plan, total: int, to_go: int) -> None:
         session, configs = self.session, {c.label: c.config for c in plan.configurations}
-        agenda = FixedAgenda(
+        work = FixedWork(
             configs, session.spec.objective, session.common, session.spec.study.max_failures
         )
         epochs = max(int(config["epochs"]) for config in configs.values())
         screen = SearchConsole(session.terminal, CONFIRM, total, epochs, total - to_go, noun="run")
         keepers: list[Listener] = [self, session.budget] if session.budget else [self]
         bridge = session.run_study(
-            self.study, agenda, self.directory, screen, self.stage, keepers=keepers
+            self.study, work, self.directory, screen, self.stage, keepers=keepers
         )
         if bridge.abort_reason:
             raise UserError(

@@ -8,7 +8,7 @@ from optuna.trial import TrialState
 from okddip_search.confirm.plan import best_config
 from okddip_search.driver.progress import SearchConsole
 from okddip_search.driver.session import Session
-from okddip_search.driver.work import SearchAgenda
+from okddip_search.driver.work import SearchWork
 from okddip_search.errors import UserError
 from okddip_search.layout import TUNING
 from okddip_search.space.baselines import baseline_spec
@@ -43,7 +43,7 @@ def tune_baselines(
         )
         folder = directory / TUNING / method
         stage = session.tracker.stage(folder)
-        bridge = session.run_study(study, SearchAgenda(spec), folder, screen, stage)
+        bridge = session.run_study(study, SearchWork(spec), folder, screen, stage)
         if session.switch.is_thrown:
             return None
         if bridge.abort_reason:

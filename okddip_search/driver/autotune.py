@@ -349,11 +349,11 @@ def measure_variants(
     """
     from trainer.engine.hardware import device_name, resolve_device
     from trainer.tools.timing import Shape, Variant, time_variants
-    from trainer.tools.verify import doubt
+    from trainer.tools.verify import verify_executor
 
     run, images = TrainConfig(**config), Shape(*shape)
     tried = [Variant(*variant) for variant in variants]
-    doubts = {v: doubt(run, images, v) for v in tried if v.executor == "cuda_graph"}
+    doubts = {v: verify_executor(run, images, v) for v in tried if v.executor == "cuda_graph"}
     times = time_variants(run, images, [variant for variant in tried if not doubts.get(variant)])
     return {
         "seconds": [[*variant, s] for variant, s in times.items()],

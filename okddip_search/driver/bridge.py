@@ -22,7 +22,7 @@ from okddip_search.algorithms.surrogate import Proposal
 from okddip_search.cluster.resources import Concurrency
 from okddip_search.driver.deliberation import Deliberation
 from okddip_search.driver.retries import DISK_PAUSE_S, WORKER_DEATHS_FORGIVEN, Cause, Failures
-from okddip_search.driver.work import Agenda
+from okddip_search.driver.work import Work
 from okddip_search.space.settings import ObjectiveSettings
 from okddip_search.study.events import Listener, Listeners, TrialEnd
 from okddip_search.study.trials import (
@@ -75,7 +75,7 @@ class StudyBridge:
 
     Args:
         study: Opened under the directory's lock.
-        agenda: The trials to run.
+        work: The trials to run.
         share: How many trials can run at once.
         listeners: Receive every event.
         say: Prints a line for the user.
@@ -90,13 +90,13 @@ class StudyBridge:
     def __init__(
         self,
         study: optuna.Study,
-        agenda: Agenda,
+        work: Work,
         share: Concurrency,
         listeners: Sequence[Listener],
         say: Callable[[str], None] = logger.warning,
     ) -> None:
         self.study = study
-        self.agenda = agenda
+        self.work = work
         self.share = share.at_most(study.user_attrs.get(PER_DEVICE, share.per_device))
         self.interrupted = False
         self.unschedulable = False
@@ -104,19 +104,17 @@ class StudyBridge:
         self._listeners = Listeners(listeners)
         self._say = say
         self._open: dict[int, OpenTrial] = {}
-        self._deliberation = (
-            Deliberation(study, agenda, agenda.screening) if agenda.screening else None
-        )
+        self._deliberation = Deliberation(study, work, work.screening) if work.screening else None
         self._left_running: list[int] = []
         waiting = self.paused
         running = [trial.number for trial in trials_in(study, TrialState.RUNNING)]
         self._left_running = [number for number in running if number not in waiting]
         self._deaths: dict[int, list[str]] = {}
-        self._failures = Failures(agenda.max_failures, share.slots)
+        self._failures = Failures(work.max_failures, share.slots)
         self._paused_until_s = 0.0
         self._reported_full = False
         self._in_end_game = False
-        timeout_s = agenda.timeout_s
+        timeout_s = work.timeout_s
         self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
 
     @property
@@ -132,7 +130,7 @@ class StudyBridge:
 
     @property
     def is_late(self) -> bool:
-        """Whether the agenda's timeout is over."""
+        """Whether the work's timeout is over."""
         return self._deadline is not None and time.monotonic() > self._deadline
 
     def cut_short(self, reason: str) -> None:
@@ -142,7 +140,7 @@ class StudyBridge:
 
     @property
     def _is_spent(self) -> bool:
-        return self.agenda.is_spent(self.study, len(self._held) + len(self.paused))
+        return self.work.is_spent(self.study, len(self._held) + len(self.paused))
 
     @property
     def _held(self) -> set[int]:
@@ -150,7 +148,7 @@ class StudyBridge:
 
     @property
     def _situation(self) -> tuple[int, set[int], bool]:
-        """What screening decides by: the next trial's number, who has a slot, and the budget."""
+        """The basis of a decision: the next trial's number, who has a slot, and the budget."""
         return self._next_number(), self._held, not self._is_spent
 
     @property
@@ -213,21 +211,21 @@ class StudyBridge:
         return self._open.get(number)
 
     def _start(self, number: int, *, adopted: bool, proposal: Proposal | None = None) -> OpenTrial:
-        sampler = self.agenda.sampler(number)
+        sampler = self.work.sampler(number)
         deliberation = self._deliberation
         if deliberation and adopted and PRUNE_FROM not in self._frozen(number).user_attrs:
             # A driver died between the trial's beginning and its parameters.
             proposal = deliberation.proposal(number, self._held)
         self.study.sampler = Proposed(proposal, sampler) if proposal else sampler
         trial = Trial(self.study, self._frozen(number)._trial_id) if adopted else self.study.ask()
-        config = self.agenda.config(trial)
+        config = self.work.config(trial)
         if PRUNE_FROM not in trial.user_attrs:
             trial.set_user_attr(PRUNE_FROM, first_prunable_step(config))
         rung = deliberation.rung_ahead(trial.number) if deliberation else None
         if rung is not None and PAUSES_AFTER not in trial.user_attrs:
             trial.set_user_attr(PAUSES_AFTER, rung)
         self._open[trial.number] = OpenTrial(trial, config, self.share, pauses_after=rung)
-        self._listeners.trial_started(trial.number, self.agenda.params(trial), adopted)
+        self._listeners.trial_started(trial.number, self.work.params(trial), adopted)
         return self._open[trial.number]
 
     def report(self, number: int, reports: Sequence[Mapping[str, Any]]) -> bool:
@@ -247,10 +245,10 @@ class StudyBridge:
         known = self._frozen(number).intermediate_values
         for report in reports:
             step = int(report["epoch"])
-            entry.curve[step] = float(report[self.agenda.objective.metric])
+            entry.curve[step] = float(report[self.work.objective.metric])
             if step not in known:
                 so_far = [entry.curve[s] for s in sorted(entry.curve)]
-                value = reduced(so_far, self.agenda.objective)
+                value = reduced(so_far, self.work.objective)
                 entry.trial.report(value, step)
                 self._failures.epoch_reported()
             # Known epochs as well: an earlier driver may have died before its listeners had them.
@@ -259,7 +257,7 @@ class StudyBridge:
                 self._pause_trial(number)
                 return True
             last_step = entry.config.epochs - 1
-            if step < last_step and self.agenda.is_overdrawn():
+            if step < last_step and self.work.is_overdrawn():
                 self._close(number, TrialState.PRUNED)
                 return True
             if step >= max(known, default=0) and step < last_step and entry.trial.should_prune():
@@ -374,7 +372,7 @@ class StudyBridge:
 
     def best(self) -> TrialEnd | None:
         """Return the best complete trial so far; None if there is none or trials do not compete."""
-        return best_end(self.study) if self.agenda.has_best else None
+        return best_end(self.study) if self.work.has_best else None
 
 
 def reduced(curve: Sequence[float], objective: ObjectiveSettings) -> float:

@@ -173,7 +173,7 @@ class Budget(Listener):
 
     @property
     def kept_back_s(self) -> float:
-        """What the search leaves: for the confirmation's seeds, and to finish."""
+        """Seconds that the search leaves: for the confirmation's seeds, and to finish."""
         return self.confirm_s(self.kept_seeds) + self.finish_s
 
     def confirm_s(self, seeds: int) -> float:

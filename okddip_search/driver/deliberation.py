@@ -1,4 +1,4 @@
-"""What a free slot is to do where trials are screened, decided in a thread of its own.
+"""The next task of a free slot where trials are screened, decided in a thread of its own.
 
 A model is fitted for every decision; meanwhile the workers' reports go on being answered.
 """
@@ -12,12 +12,12 @@ import optuna
 from okddip_search.algorithms.ledger import Run
 from okddip_search.algorithms.screen import Begin, Decision, Room, Screening
 from okddip_search.algorithms.surrogate import Proposal
-from okddip_search.driver.work import Agenda
+from okddip_search.driver.work import Work
 
 logger = logging.getLogger(__name__)
 
 AT_ONCE_S = 0.02
-"""So long a decision is waited for: most that need no model are there by then."""
+"""Seconds to wait for a decision: enough for most that need no model."""
 
 
 class Deliberation:
@@ -25,13 +25,13 @@ class Deliberation:
 
     Args:
         study: Whose trials are screened.
-        agenda: Says what is left of the budget.
+        work: Says what is left of the budget.
         screening: The rules.
     """
 
-    def __init__(self, study: optuna.Study, agenda: Agenda, screening: Screening) -> None:
+    def __init__(self, study: optuna.Study, work: Work, screening: Screening) -> None:
         self._study = study
-        self._agenda = agenda
+        self._work = work
         self._screening = screening
         self._thread = ThreadPoolExecutor(1, "screening")
         self._future: Future[Decision] | None = None
@@ -75,7 +75,7 @@ class Deliberation:
     @property
     def in_end_game(self) -> bool:
         """Whether no whole run fits into what is left."""
-        return self._screening.in_end_game(Room(self._agenda.epochs_left()))
+        return self._screening.in_end_game(Room(self._work.epochs_left()))
 
     def is_going_on(self, number: int, held: Collection[int], may_begin: bool) -> bool:
         """Say whether a decision is being made."""
@@ -96,7 +96,7 @@ class Deliberation:
         A decision to do nothing holds while the situation does; another one until it is taken up.
         """
         trials = self._study.get_trials(deepcopy=False)
-        room = Room(self._agenda.epochs_left(), may_begin)
+        room = Room(self._work.epochs_left(), may_begin)
         ended = sum(trial.state.is_finished() for trial in trials)
         in_end_game = self._screening.in_end_game(room)
         situation = (number, frozenset(held), len(self.paused(held)), ended, may_begin, in_end_game)

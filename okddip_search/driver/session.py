@@ -34,7 +34,7 @@ from okddip_search.driver.retention import Retention, drop_teachers
 from okddip_search.driver.trainable import OKDDipTrial
 from okddip_search.driver.tune import StudyScheduler, StudySearcher, WhenInterrupted
 from okddip_search.driver.watchdog import Watchdog
-from okddip_search.driver.work import Agenda
+from okddip_search.driver.work import Work
 from okddip_search.layout import SPEC, TEACHERS, TRIALS
 from okddip_search.masking import masked
 from okddip_search.space.model import SearchSpec
@@ -101,28 +101,28 @@ class Session:
     def run_study(
         self,
         study: optuna.Study,
-        agenda: Agenda,
+        work: Work,
         home: Path,
         screen: SearchConsole,
         tracked: Stage | None,
         data: DevelopmentData | None = None,
         keepers: Sequence[Listener] = (),
     ) -> StudyBridge:
-        """Run a study until its agenda is exhausted or the user stops it.
+        """Run a study until its work is exhausted or the user stops it.
 
         Args:
             study: Opened under the directory's lock.
-            agenda: The trials to run.
+            work: The trials to run.
             home: Directory of the study; its trials are in ``home/trials``.
             screen: Shows progress on the terminal.
             tracked: Sends events to MLflow; None: no tracking.
             data: Images to use instead of the session's.
             keepers: Receive every event before the other listeners.
         """
-        retention = Retention(home / TRIALS, agenda.keep_leaders)
+        retention = Retention(home / TRIALS, work.keep_leaders)
         watching = (*keepers, retention, tracked, screen)
         listeners = [listener for listener in watching if listener is not None]
-        bridge = StudyBridge(study, agenda, self.allocation.share, listeners, self.say)
+        bridge = StudyBridge(study, work, self.allocation.share, listeners, self.say)
         retention.sweep(ends_in(study))  # files of an earlier driver
         with self.switch.stops(bridge), screen:
             if not bridge.done:

@@ -24,7 +24,7 @@ class StudySearcher(NotPickled, Searcher):  # type: ignore[misc]
     """Forwards Tune's requests for a next trial.
 
     Attributes:
-        has_finished: Whether Tune was told that there are no more trials.
+        has_finished: Whether Tune has received the end of the trials.
     """
 
     def __init__(self, bridge: StudyBridge) -> None:

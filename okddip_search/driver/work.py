@@ -1,6 +1,6 @@
 """The work of a bridge: the trials of a search, or a fixed list of runs.
 
-The agenda supplies the next configuration and the objective; everything else (slots, recording,
+The work supplies the next configuration and the objective; everything else (slots, recording,
 restarts, failures) is the same for a search and for its confirmation.
 """
 
@@ -23,10 +23,10 @@ from okddip_search.space.settings import ObjectiveSettings
 from trainer.config.train import TrainConfig
 
 NOISY_EPOCHS = 3
-"""So many last epochs judge a trial that is on its way, where its value is that of one epoch."""
+"""Last epochs whose mean judges an unfinished trial, where a trial's value is one epoch's."""
 
 
-class Agenda(Protocol):
+class Work(Protocol):
     """The trials that a study is to have.
 
     Attributes:
@@ -82,7 +82,7 @@ class Agenda(Protocol):
 
 
 @dataclass(frozen=True)
-class SearchAgenda:
+class SearchWork:
     """The trials of a search, sampled until the budget of complete and pruned ones is spent."""
 
     spec: SearchSpec
@@ -169,7 +169,7 @@ CONTENDER, SEED = "contender", "seed"
 
 
 @dataclass(frozen=True)
-class FixedAgenda:
+class FixedWork:
     """Runs that were all enqueued beforehand, each a labelled configuration with a seed.
 
     Attributes:

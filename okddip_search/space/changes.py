@@ -8,7 +8,7 @@ from okddip_search.errors import UserError
 from okddip_search.space.model import SearchSpec
 
 KEPT = ("data.", "trainer.", "search.", "objective.", "study.seed")
-"""What ranks the trials, makes their seeds, or is in their checkpoints."""
+"""Fields that rank the trials, make their seeds, or are in their checkpoints."""
 FREE = ("data.root", "data.download", "data.workers", "data.test", "data.own_validation")
 """Of these, what makes other images of a data set is found by their fingerprint."""
 

@@ -54,7 +54,7 @@ class _Dimension(StrictModel):
 
 
 class _Interval(_Dimension):
-    """What float and int have in common; both ends belong to the range."""
+    """The common part of float and int; both ends belong to the range."""
 
     low: float
     high: float

@@ -312,7 +312,7 @@ class ConfirmSettings(StrictModel):
 
 
 class ResourceSettings(StrictModel):
-    """What each trial occupies; null: decided from the machine."""
+    """The resources of each trial; null: decided from the machine."""
 
     cpus_per_trial: Annotated[float, Field(ge=1)] | Literal["auto"] | None = Field(
         None,

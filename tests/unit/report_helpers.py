@@ -6,7 +6,7 @@ from pathlib import Path
 
 from okddip_search.cluster.resources import Concurrency
 from okddip_search.driver.bridge import StudyBridge
-from okddip_search.driver.work import SearchAgenda
+from okddip_search.driver.work import SearchWork
 from okddip_search.report.page import write_report
 from okddip_search.space.load import load_space
 from okddip_search.study.sessions import Session, SessionLog
@@ -54,7 +54,7 @@ def begin(directory: Path, space: str) -> tuple[StudyBridge, DevelopmentData]:
     data = load_development_data(spec.data)
     study = open_study(directory, spec)
     require_same_images(study, data.fingerprint)
-    return StudyBridge(study, SearchAgenda(spec), Concurrency(9), listeners=()), data
+    return StudyBridge(study, SearchWork(spec), Concurrency(9), listeners=()), data
 
 
 def run_trial(

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from okddip_search.cluster.resources import Concurrency
 from okddip_search.driver.bridge import StudyBridge, reduced
 from okddip_search.driver.retries import WORKER_DEATHS_FORGIVEN
-from okddip_search.driver.work import CONTENDER, SEED, FixedAgenda, SearchAgenda
+from okddip_search.driver.work import CONTENDER, SEED, FixedWork, SearchWork
 from okddip_search.errors import UserError
 from okddip_search.layout import JOURNAL
 from okddip_search.space.load import load_space
@@ -67,7 +67,7 @@ def make(tmp_path):
         said = witness.said
         return StudyBridge(
             open_study(tmp_path, spec),
-            SearchAgenda(spec),
+            SearchWork(spec),
             Concurrency(slots),
             [witness],
             said.append,
@@ -380,8 +380,8 @@ def test_a_journal_damaged_in_its_middle_is_told(make, tmp_path):
 
 
 def fixed_bridge(tmp_path, runs):
-    agenda = FixedAgenda({"a": {"epochs": 2}}, ObjectiveSettings(), {}, 5)
-    return StudyBridge(open_fixed_study(tmp_path, "fixed", runs), agenda, Concurrency(1), [])
+    work = FixedWork({"a": {"epochs": 2}}, ObjectiveSettings(), {}, 5)
+    return StudyBridge(open_fixed_study(tmp_path, "fixed", runs), work, Concurrency(1), [])
 
 
 RUNS = [{CONTENDER: "a", SEED: 5}, {CONTENDER: "a", SEED: 6}]
@@ -528,7 +528,7 @@ def test_a_trial_killed_before_it_had_parameters_gets_what_was_proposed(make):
         train(bridge, entry, level_of(entry))
     train(bridge, entry, 0.5)
     trials = bridge.study.trials
-    expected = bridge.agenda.screening.begin(trials, (), len(trials)).proposal.params
+    expected = bridge.work.screening.begin(trials, (), len(trials)).proposal.params
     bridge.study._storage.create_new_trial(bridge.study._study_id)
     adopted = next_of(make(sets=sets)[0]).trial
     assert adopted.number == len(trials)

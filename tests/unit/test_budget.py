@@ -20,7 +20,7 @@ from okddip_search.driver.budget import (
     Budget,
     most_runs,
 )
-from okddip_search.driver.work import SearchAgenda
+from okddip_search.driver.work import SearchWork
 from okddip_search.errors import UserError
 from okddip_search.space.load import load_space
 from okddip_search.study.events import TrialEnd
@@ -300,11 +300,11 @@ def test_no_search_ends_for_more_seeds_than_enough():
 
 def test_with_a_budget_trials_begin_as_long_as_a_whole_run_fits():
     budget, spec = make_budget("1h")
-    agenda = SearchAgenda(spec, budget)
+    work = SearchWork(spec, budget)
     study = optuna.create_study()
-    assert not agenda.is_spent(study, pending=50)
+    assert not work.is_spent(study, pending=50)
     budget.ends_at_s = time.monotonic() + budget.kept_back_s + 30
-    assert agenda.is_spent(study, pending=0)
-    assert not agenda.is_overdrawn()
+    assert work.is_spent(study, pending=0)
+    assert not work.is_overdrawn()
     budget.ends_at_s -= 600
-    assert agenda.is_overdrawn()
+    assert work.is_overdrawn()

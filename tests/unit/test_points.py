@@ -3,7 +3,7 @@
 import optuna
 import pytest
 
-from okddip_search.driver.work import SearchAgenda
+from okddip_search.driver.work import SearchWork
 from okddip_search.space.load import load_space
 from okddip_search.space.resolve import requested_search
 
@@ -31,12 +31,12 @@ def run(spec, enqueue=(), fail=()):
     study = optuna.create_study(direction="maximize")
     for params in enqueue:
         study.enqueue_trial(params)
-    agenda, found = SearchAgenda(spec), []
-    while not agenda.is_spent(study, 0):
+    work, found = SearchWork(spec), []
+    while not work.is_spent(study, 0):
         assert len(found) < 100
-        study.sampler = agenda.sampler(len(found))
+        study.sampler = work.sampler(len(found))
         trial = study.ask()
-        agenda.config(trial)
+        work.config(trial)
         found.append(trial.params)
         failed = trial.number in fail
         study.tell(trial, None if failed else 0.5, optuna.trial.TrialState.FAIL if failed else None)

@@ -7,7 +7,7 @@ from trainer.config.train import TrainConfig
 from trainer.engine.cuda_graph import CudaGraphSteps
 from trainer.group import executors
 from trainer.tools.timing import Shape, Variant
-from trainer.tools.verify import disagreement, doubt
+from trainer.tools.verify import disagreement, verify_executor
 
 DIGITS = Shape(1, 8, 8, 10)
 CONFIG = TrainConfig(
@@ -75,7 +75,7 @@ def test_a_recording_that_goes_wrong_is_seen(on_the_cpu, monkeypatch, name, mist
     ],
 )
 def test_it_is_asked_in_a_process_that_may_end_or_hang(variant, shape, limit_s, reason):
-    why = doubt(CONFIG, shape, variant, limit_s)
+    why = verify_executor(CONFIG, shape, variant, limit_s)
     assert (reason in why) if reason else (why == "")
 
 
@@ -83,4 +83,4 @@ def test_it_is_asked_in_a_process_that_may_end_or_hang(variant, shape, limit_s, 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_graph_that_is_recorded_passes(precision):
     config = TrainConfig(**{**CONFIG.to_dict(), "device": "cuda"})
-    assert doubt(config, DIGITS, Variant("cuda_graph", precision)) == ""
+    assert verify_executor(config, DIGITS, Variant("cuda_graph", precision)) == ""

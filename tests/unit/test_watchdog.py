@@ -12,7 +12,7 @@ from okddip_search.driver import watchdog
 from okddip_search.driver.bridge import StudyBridge
 from okddip_search.driver.tune import StudySearcher
 from okddip_search.driver.watchdog import Watchdog
-from okddip_search.driver.work import SearchAgenda
+from okddip_search.driver.work import SearchWork
 from okddip_search.space.load import load_space
 from okddip_search.study.study import open_study
 
@@ -46,9 +46,7 @@ class Scene:
         monkeypatch.setattr(watchdog, "time", clock)
         monkeypatch.setattr(placement, "time", clock)
         monkeypatch.setattr("okddip_search.driver.bridge.time", clock)
-        self.bridge = StudyBridge(
-            open_study(tmp_path, spec), SearchAgenda(spec), Concurrency(1), []
-        )
+        self.bridge = StudyBridge(open_study(tmp_path, spec), SearchWork(spec), Concurrency(1), [])
         self.hands, self.said = Hands(), []
         self.dog = Watchdog(self.bridge, self.hands.kill, spec.resources, 1.0, self.said.append)
         config = {"number": self.bridge.next_trial().trial.number}

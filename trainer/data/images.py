@@ -18,7 +18,7 @@ class DataError(TrainerError, ValueError):
 
 
 class Labelled(Protocol):
-    """What is known of a set of images without their pixels."""
+    """Facts about a set of images, without their pixels."""
 
     @property
     def labels_N(self) -> Tensor:

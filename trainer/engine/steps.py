@@ -15,7 +15,7 @@ CUDA_CHECK_STEPS = 32
 
 
 class StepLosses(NamedTuple):
-    """What S steps in a row have lost.
+    """Losses of S steps in a row.
 
     Attributes:
         names: Of the L parts of the loss; ``total`` is the first.

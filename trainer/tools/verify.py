@@ -26,7 +26,9 @@ wrong ramp-up only in fp32, in which every variant is tried as well."""
 LIMIT_S = 180.0
 
 
-def doubt(config: TrainConfig, shape: Shape, variant: Variant, limit_s: float = LIMIT_S) -> str:
+def verify_executor(
+    config: TrainConfig, shape: Shape, variant: Variant, limit_s: float = LIMIT_S
+) -> str:
     """Return why a variant is not to be used here, or an empty string.
 
     Args:

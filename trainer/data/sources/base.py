@@ -1,4 +1,4 @@
-"""What a data set has to offer, however its files look."""
+"""The interface of a data set, whatever its files."""
 
 import re
 from abc import ABC, abstractmethod
