@@ -27,6 +27,7 @@ _NESTED = ("attributes", "feasiblespace")
 _WITHOUT_END = ("randint", "lograndint", "range")
 """Of Ray Tune, NumPy and Python: the upper end is not drawn."""
 _OURS = {"type", "low", "high", "log", "step", "choices", "when"}
+_THEIRS = {*_LOW, *_HIGH, *_CHOICES, *_BOTH, *_STEP, *_LOG, *_KIND, *_NESTED, "value"} - _OURS
 
 
 def respelled(field: str, raw: Any) -> str:
@@ -53,9 +54,9 @@ def _of_list(field: str, values: Sequence[Any]) -> str:
 
 
 def _of_mapping(field: str, raw: Mapping[str, Any]) -> str:
-    if raw.keys() <= _OURS and raw.get("type") in KINDS:
-        return ""
     flat = _flat(raw)
+    if raw.get("type") in KINDS and not flat.keys() & _THEIRS:
+        return ""
     kind = " ".join(str(flat[key]) for key in _KIND if key in flat).lower()
     value, choices = flat.get("value"), _first(flat, _CHOICES)
     if isinstance(choices, (list, tuple)):

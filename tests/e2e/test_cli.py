@@ -160,7 +160,7 @@ def test_an_existing_file_wins_over_a_bundled_one(tmp_path):
         (["--space", "tiny.yaml", "--set", "study.searcher=scren"], "did you mean 'screen'"),
         (
             ["--space", "cifar10_small.yaml", "--budget", "1h", "--explain"],
-            "holds no images, so no epoch can be timed",
+            "data: cannot list ",
         ),
         (["--space", "tiny.yaml", "--set", "data.name=cifar10"], "data.root"),
         (["--space", "tiny.yaml", "--set", "trainer.device=cuda", "--gpus", "0"], "cuda"),

@@ -121,7 +121,9 @@ def test_the_test_set_is_opened_once_and_the_opening_is_written_down(confirmed):
     assert opened["reason"] == f"okddip-search confirm {NAME}"
     assert len(opened["leaders"]) >= 9 and all(name[0] != "/" for name in opened["leaders"])
     assert "opened once" in output
-    assert findings(folder)["openings"] == [{"time": opened["time"], "command": opened["reason"]}]
+    [found] = findings(folder)["openings"]
+    assert (found["time"], found["command"]) == (opened["time"], opened["reason"])
+    assert found["look"] == opened["look"] and found["look"]["number"] == found["look"]["of"] == 1
 
 
 def test_it_ends_with_the_verdict_and_calls_no_noise_a_gain(confirmed):
