@@ -4,11 +4,13 @@ import os
 import shlex
 import sqlite3
 
+import pytest
 from search_helpers import run, write_space
 
 HOSTILE = "shop%2Flogin? #ü 'quoted\""
 
 
+@pytest.mark.slow
 def test_a_search_in_a_hostile_folder_is_complete_in_mlflow_and_its_hints_can_be_pasted(tmp_path):
     folder = tmp_path / HOSTILE
     folder.mkdir()
@@ -34,6 +36,7 @@ def test_a_search_in_a_hostile_folder_is_complete_in_mlflow_and_its_hints_can_be
     assert run(*command, **place).returncode == 2  # it is there already
 
 
+@pytest.mark.slow
 def test_a_space_of_two_points_ends_after_two_trials(tmp_path):
     space = """name: two
 data: {name: digits, train_limit: 100, validation: 100}
