@@ -209,7 +209,7 @@ class FixedWork:
         """Return label, seed and method."""
         label = trial.user_attrs[CONTENDER]
         return {
-            CONTENDER: label,
+            "setting": label,
             SEED: trial.user_attrs[SEED],
             "method": self.configs[label].get("method", "okddip"),
         }
