@@ -92,8 +92,8 @@ def test_an_epoch_is_timed_once_and_kept_with_the_other_timings(tmp_path):
 
 def test_an_epochs_length_follows_from_a_sample_of_its_images():
     config = TrainConfig(model="resnet8", width=0.25, batch_size=16, num_threads=1)
-    sample, whole = (epoch_seconds(config, DIGITS, n, n // 2) for n in (160, 1600))
-    assert 5 < whole / sample < 20, "ten times the images"
+    sample, whole = (epoch_seconds(config, DIGITS, n, n // 2) for n in (160, 16_000))
+    assert 20 < whole / sample < 500, "a hundred times the images, on a machine with other work"
 
 
 def test_what_the_space_says_is_not_measured(tmp_path):
