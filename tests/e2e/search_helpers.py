@@ -108,6 +108,18 @@ def assert_consistent(directory):
     return study
 
 
+def findings(folder, name="runs/tiny"):
+    """Return the results of a search's confirmation."""
+    return json.loads((folder / name / "confirm" / "confirm.json").read_text())
+
+
+def openings(folder, name="runs/tiny"):
+    """Return the lines of the log in which the sealed test set was opened."""
+    log = folder / name / "test_openings.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    return [line for line in lines if line["event"] == "opened"]
+
+
 def numbers(found):
     """Return what must not depend on when and how often a confirmation was broken."""
     return {

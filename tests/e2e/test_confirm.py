@@ -9,7 +9,17 @@ import signal
 import pytest
 from mlflow.tracking import MlflowClient
 from optuna.trial import TrialState
-from search_helpers import kill, numbers, read_study, run, start, wait_until, write_space
+from search_helpers import (
+    findings,
+    kill,
+    numbers,
+    openings,
+    read_study,
+    run,
+    start,
+    wait_until,
+    write_space,
+)
 
 from trainer.config.data import DataConfig
 from trainer.test_set import open_test
@@ -49,16 +59,6 @@ def confirmed(searched, tmp_path_factory):
     done = run("confirm", NAME, cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder, done.stdout
-
-
-def findings(folder):
-    return json.loads((folder / NAME / "confirm" / "confirm.json").read_text())
-
-
-def openings(folder):
-    log = folder / NAME / "test_openings.jsonl"
-    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    return [line for line in lines if line["event"] == "opened"]
 
 
 def test_no_number_of_the_test_set_exists_before_a_confirmation(searched, tmp_path):

@@ -1,11 +1,20 @@
 """``seeds: auto`` by the real command: looks as planned, who leaves is trained no further."""
 
-import json
 import shutil
 
 import pytest
 from mlflow.tracking import MlflowClient
-from search_helpers import kill, numbers, read_study, run, start, wait_until, write_space
+from search_helpers import (
+    findings,
+    kill,
+    numbers,
+    openings,
+    read_study,
+    run,
+    start,
+    wait_until,
+    write_space,
+)
 
 from okddip_search.driver.work import CONTENDER, SEED
 
@@ -41,16 +50,6 @@ def confirmed(searched, tmp_path_factory):
     return folder, done.stdout
 
 
-def results(folder):
-    return json.loads((folder / NAME / "confirm" / "confirm.json").read_text())
-
-
-def openings(folder):
-    log = folder / NAME / "test_openings.jsonl"
-    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    return [line for line in lines if line["event"] == "opened"]
-
-
 def seeds_by_label(folder):
     trained = {}
     for trial in read_study(folder / NAME / "confirm").trials:
@@ -60,7 +59,7 @@ def seeds_by_label(folder):
 
 def test_the_looks_are_planned_and_each_is_written_down_as_one_of_them(confirmed):
     folder, output = confirmed
-    found, opened = results(folder), openings(folder)
+    found, opened = findings(folder), openings(folder)
     assert found["looks"]["seeds"] == LOOKS
     assert found["looks"]["error_spent"] == pytest.approx([0.05 * 0.36, 0.05])
     assert len(opened) == found["looks"]["at"] == len(found["openings"])
@@ -74,7 +73,7 @@ def test_the_looks_are_planned_and_each_is_written_down_as_one_of_them(confirmed
 
 def test_who_left_and_who_lost_is_trained_no_further(confirmed):
     folder, _ = confirmed
-    found, trained = results(folder), seeds_by_label(folder)
+    found, trained = findings(folder), seeds_by_label(folder)
     last = LOOKS[found["looks"]["at"] - 1]
     compared = {c["rival"]: c for c in found["comparisons"]}
     for label, seeds in trained.items():
@@ -90,7 +89,7 @@ def test_who_left_and_who_lost_is_trained_no_further(confirmed):
 
 def test_mlflow_has_the_looks_and_who_left_when_and_why(confirmed):
     folder, _ = confirmed
-    found = results(folder)
+    found = findings(folder)
     client = MlflowClient(f"sqlite:///{folder / NAME}/mlflow.db")
     experiment = client.get_experiment_by_name("tiny")
     runs = client.search_runs([experiment.experiment_id])
@@ -103,10 +102,10 @@ def test_mlflow_has_the_looks_and_who_left_when_and_why(confirmed):
 
 def test_the_same_command_again_takes_no_further_look(confirmed):
     folder, _ = confirmed
-    before, opened = numbers(results(folder)), openings(folder)
+    before, opened = numbers(findings(folder)), openings(folder)
     again = run("confirm", NAME, cwd=folder)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert (numbers(results(folder)), openings(folder)) == (before, opened)
+    assert (numbers(findings(folder)), openings(folder)) == (before, opened)
 
 
 @pytest.mark.parametrize(
@@ -138,11 +137,11 @@ def test_kill_9_between_the_looks_leads_to_the_same_looks_and_words(searched, co
             wait_until(is_there, timeout=180)
         finally:
             kill(driver)
-        runs = [run for c in results(tmp_path)["contenders"] for run in c["runs"]]
+        runs = [run for c in findings(tmp_path)["contenders"] for run in c["runs"]]
         assert not [run for run in runs if run["test"] is not None]
     done = run("confirm", NAME, cwd=tmp_path, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert numbers(results(tmp_path)) == numbers(results(confirmed[0]))
+    assert numbers(findings(tmp_path)) == numbers(findings(confirmed[0]))
     assert len(openings(tmp_path)) == len(openings(confirmed[0]))
     assert seeds_by_label(tmp_path) == seeds_by_label(confirmed[0])
 
